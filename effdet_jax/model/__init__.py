@@ -1,0 +1,1 @@
+"""The network in Flax linen: backbone, pyramid, heads. Arrays in, arrays out."""

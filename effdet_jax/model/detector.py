@@ -1,0 +1,71 @@
+"""The detector: backbone → pyramid → class head, box head."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float
+
+from effdet_jax.labels import Labels
+from effdet_jax.model.efficientnet import EfficientNet
+from effdet_jax.model.heads import CLASS_BIAS, Head
+from effdet_jax.model.pyramid import Pyramid
+from effdet_jax.variants import ModelSpec
+
+
+@struct.dataclass
+class Outputs:
+    """Raw predictions per level.
+
+    Attributes:
+      class_logits: {level: [B, H, W, A, K]}, before the sigmoid.
+      box_deltas: {level: [B, H, W, A, 4]}, see `ops.boxes.encode`.
+    """
+
+    class_logits: dict[int, Float[Array, "B _ _ A K"]]
+    box_deltas: dict[int, Float[Array, "B _ _ A 4"]]
+
+
+class Detector(nn.Module):
+    """EfficientDet as its spec describes it.
+
+    `model.apply(variables, images)` is inference; training passes `train=True`,
+    `mutable=['batch_stats']` and, where the spec has drop-connect, `rngs={'drop_connect': key}`.
+
+    Attributes:
+      spec: the architecture.
+      labels: names and ids of the classes, if known; not used by the network.
+      dtype: of the computation; parameters, statistics and outputs' losses stay float32.
+    """
+
+    spec: ModelSpec
+    labels: Labels | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Outputs:
+        """Images normalised with the spec's mean and std → `Outputs`."""
+        spec = self.spec
+        shared = {"act": spec.activation, "dtype": self.dtype}
+        backbone = EfficientNet(
+            spec.backbone, survival_probability=spec.survival_probability, name="backbone", **shared
+        )
+        pyramid = Pyramid(
+            spec.pyramid_width,
+            spec.pyramid_cells,
+            spec.min_level,
+            spec.max_level,
+            spec.fusion,
+            name="pyramid",
+            **shared,
+        )
+        head = {
+            "anchors": spec.anchors_per_cell,
+            "width": spec.pyramid_width,
+            "depth": spec.head_depth,
+            **shared,
+        }
+        class_head = Head(spec.num_classes, bias=CLASS_BIAS, name="class_head", **head)
+        box_head = Head(4, name="box_head", **head)
+
+        features = pyramid(backbone(images, train=train), train=train)
+        return Outputs(class_head(features, train=train), box_head(features, train=train))

@@ -1,0 +1,190 @@
+"""EfficientNet and EfficientNet-Lite without the classifier: image → features of strides 8, 16, 32.
+
+Tan & Le, arXiv:1905.11946; Lite: no squeeze-and-excitation, ReLU6, stem and ends not scaled.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from effdet_jax.model.layers import BatchNorm, Conv, DepthwiseConv, activation, drop_connect
+
+# (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.
+SCALING = {
+    "efficientnet-b0": (1.0, 1.0),
+    "efficientnet-b1": (1.0, 1.1),
+    "efficientnet-b2": (1.1, 1.2),
+    "efficientnet-b3": (1.2, 1.4),
+    "efficientnet-b4": (1.4, 1.8),
+    "efficientnet-b5": (1.6, 2.2),
+    "efficientnet-b6": (1.8, 2.6),
+    "efficientnet-b7": (2.0, 3.1),
+    "efficientnet-lite0": (1.0, 1.0),
+    "efficientnet-lite1": (1.0, 1.1),
+    "efficientnet-lite2": (1.1, 1.2),
+    "efficientnet-lite3": (1.2, 1.4),
+    "efficientnet-lite4": (1.4, 1.8),
+}
+
+# (blocks, kernel, stride, expansion, output channels) of B0's stages, arXiv:1905.11946 table 1.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM_FEATURES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """One MBConv block: its stage, channels in and out, depthwise kernel, stride, expansion."""
+
+    stage: int
+    in_features: int
+    out_features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+
+
+def round_features(features: int, width: float) -> int:
+    """Channels scaled by `width` to a multiple of 8, never below 90 % of the exact value."""
+    exact = features * width
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def stem_features(backbone: str) -> int:
+    """Channels of the first convolution; Lite doesn't scale them."""
+    width = 1.0 if "lite" in backbone else SCALING[backbone][0]
+    return round_features(STEM_FEATURES, width)
+
+
+def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
+    """All blocks of a backbone in order.
+
+    Raises:
+      ValueError: the backbone isn't in `SCALING`.
+    """
+    if backbone not in SCALING:
+        raise ValueError(f"backbone '{backbone}' is unknown; there are {', '.join(SCALING)}")
+    width, depth = SCALING[backbone]
+    features = stem_features(backbone)
+    blocks = []
+    for stage, (repeats, kernel_size, stride, expansion, out) in enumerate(STAGES):
+        # Lite keeps the first and the last stage at one block.
+        if not ("lite" in backbone and stage in (0, len(STAGES) - 1)):
+            repeats = math.ceil(depth * repeats)
+        out = round_features(out, width)
+        for repeat in range(repeats):
+            first = repeat == 0
+            blocks.append(
+                BlockSpec(stage, features, out, kernel_size, stride if first else 1, expansion)
+            )
+            features = out
+    return tuple(blocks)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention; its width is a quarter of the block's *input* channels, not the expanded."""
+
+    squeezed: int
+    act: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
+        hidden = Conv(self.squeezed, use_bias=True, dtype=self.dtype, name="reduce")(pooled)
+        hidden = activation(self.act)(hidden)
+        gate = Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name="expand")(hidden)
+        return x * nn.sigmoid(gate)
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: expand, depthwise, squeeze-and-excite, project, add.
+
+    Attributes:
+      spec: channels, kernel, stride, expansion.
+      use_se: False for Lite.
+      act: name of the activation.
+      survival_probability: of the residual branch in training; 1 never drops it.
+      dtype: of the computation.
+    """
+
+    spec: BlockSpec
+    use_se: bool
+    act: str
+    survival_probability: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        spec, y = self.spec, x
+        if spec.expansion != 1:
+            expanded = spec.in_features * spec.expansion
+            y = Conv(expanded, dtype=self.dtype, name="expand_conv")(y)
+            y = BatchNorm(self.act, name="expand_bn")(y, train=train)
+        y = DepthwiseConv(
+            spec.kernel_size, spec.stride, dtype=self.dtype, name="depthwise_conv"
+        )(y)
+        y = BatchNorm(self.act, name="depthwise_bn")(y, train=train)
+        if self.use_se:
+            squeezed = max(1, spec.in_features // 4)
+            y = SqueezeExcite(squeezed, self.act, self.dtype, name="se")(y)
+        y = Conv(spec.out_features, dtype=self.dtype, name="project_conv")(y)
+        y = BatchNorm(name="project_bn")(y, train=train)
+        if spec.stride != 1 or spec.in_features != spec.out_features:
+            return y
+        if train and self.survival_probability < 1.0:
+            y = drop_connect(y, self.survival_probability, self.make_rng("drop_connect"))
+        return x + y
+
+
+class EfficientNet(nn.Module):
+    """Backbone of a detector.
+
+    Attributes:
+      variant: a key of `SCALING`.
+      act: name of the activation.
+      survival_probability: of the last block; earlier blocks survive more often, the first always.
+        Training with less than 1 needs an rng named 'drop_connect'.
+      dtype: of the computation.
+    """
+
+    variant: str
+    act: str = "swish"
+    survival_probability: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> dict[int, Float[Array, "B h w C"]]:
+        """Normalised images → {3, 4, 5: features of stride 8, 16, 32}, before any activation."""
+        stem = stem_features(self.variant)
+        x = Conv(stem, kernel_size=3, stride=2, dtype=self.dtype, name="stem_conv")(images)
+        x = BatchNorm(self.act, name="stem_bn")(x, train=train)
+        features, level = {}, 1
+        blocks = block_specs(self.variant)
+        for index, spec in enumerate(blocks):
+            if spec.stride == 2:
+                features[level] = x
+                level += 1
+            x = MBConv(
+                spec,
+                use_se="lite" not in self.variant,
+                act=self.act,
+                survival_probability=1 - (1 - self.survival_probability) * index / len(blocks),
+                dtype=self.dtype,
+                name=f"block_{index}",
+            )(x, train=train)
+        features[level] = x
+        return {level: features[level] for level in (3, 4, 5)}

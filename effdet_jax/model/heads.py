@@ -1,0 +1,63 @@
+"""Class and box heads: convolutions shared by all levels, batch normalisation per level."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from effdet_jax.model.layers import BatchNorm, SeparableConv, truncated_lecun_normal
+
+# With this bias every class starts at probability 0.01 (arXiv:1708.02002, section 4.1).
+CLASS_BIAS = -math.log((1 - 0.01) / 0.01)
+
+
+class Head(nn.Module):
+    """`depth` × (separable conv, BN, activation), then a separable conv that predicts.
+
+    Attributes:
+      outputs: values per anchor: K for the class head, 4 for the box head.
+      anchors: A, anchors per cell.
+      width: channels.
+      depth: convolutions before the prediction.
+      bias: initial bias of the prediction.
+      act: name of the activation.
+      dtype: of the computation.
+    """
+
+    outputs: int
+    anchors: int
+    width: int
+    depth: int
+    bias: float = 0.0
+    act: str = "swish"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: dict[int, Float[Array, "B _ _ _"]], *, train: bool = False
+    ) -> dict[int, Float[Array, "B _ _ A outputs"]]:
+        """{level: [B, H, W, width]} → {level: [B, H, W, A, outputs]}."""
+        convs = [
+            SeparableConv(
+                self.width,
+                kernel_init=truncated_lecun_normal,
+                dtype=self.dtype,
+                name=f"conv_{repeat}",
+            )
+            for repeat in range(self.depth)
+        ]
+        predict = SeparableConv(
+            self.anchors * self.outputs,
+            kernel_init=truncated_lecun_normal,
+            bias_init=nn.initializers.constant(self.bias),
+            dtype=self.dtype,
+            name="predict",
+        )
+        predictions = {}
+        for level, x in features.items():
+            for repeat, conv in enumerate(convs):
+                x = BatchNorm(self.act, name=f"bn_{repeat}_P{level}")(conv(x), train=train)
+            x = predict(x)
+            predictions[level] = x.reshape(*x.shape[:3], self.anchors, self.outputs)
+        return predictions

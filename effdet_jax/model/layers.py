@@ -1,0 +1,372 @@
+"""Layers of the family: convolutions, batch normalisation, activations, initialisers.
+
+Parameters are float32; `dtype` is what a layer computes in. Batch statistics are computed in
+float32 whatever the dtype (in float64 where a layer computes in float64, as tests do).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from effdet_jax.ops.resample import same_padding, shifted_slices
+
+ACTIVATIONS = {"swish": nn.swish, "relu6": nn.relu6, "": lambda x: x}
+
+# Initialisers as TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and
+# fan_out k·k, where Flax would count k·k for both (reference: keras VarianceScaling).
+
+
+def conv_kernel_init(key, shape, dtype=jnp.float32):
+    """Backbone convolutions: normal, variance 2 / (k·k·out); out is 1 for a depthwise kernel."""
+    height, width, inputs, outputs = shape
+    fan_out = height * width * (1 if inputs == 1 else outputs)
+    return math.sqrt(2.0 / fan_out) * jax.random.normal(key, shape, dtype)
+
+
+def glorot_uniform(key, shape, dtype=jnp.float32):
+    """Pyramid convolutions: uniform, variance 2 / (fan_in + fan_out)."""
+    fan_in, fan_out = _fans(shape)
+    limit = math.sqrt(6.0 / (fan_in + fan_out))
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def truncated_lecun_normal(key, shape, dtype=jnp.float32):
+    """Head convolutions: normal cut at two deviations, variance 1 / fan_in after the cut."""
+    fan_in, _ = _fans(shape)
+    deviation = math.sqrt(1.0 / fan_in) / 0.87962566103423978  # std of a normal cut at ±2
+    return deviation * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    height, width, inputs, outputs = shape
+    if inputs == 1:  # Depthwise, [k, k, 1, C].
+        return height * width * outputs, height * width
+    return height * width * inputs, height * width * outputs
+
+
+class Conv(nn.Module):
+    """Dense convolution, SAME padding with the odd pixel at the bottom and right.
+
+    Attributes:
+      features: output channels.
+      kernel_size: side of the kernel.
+      stride: of both axes.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the `[k, k, in, out]` kernel.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = conv_kernel_init
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.kernel_size == 1 and self.stride == 1:
+            y = pointwise_conv(x, kernel[0, 0])
+        else:
+            y = _dense_conv(x, kernel, self.stride)
+        if self.use_bias:
+            y += self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(y.dtype)
+        return y
+
+
+@jax.custom_vjp
+def pointwise_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "C D"]) -> Array:
+    """1×1 convolution as a matrix product: XLA's CPU convolution is 1.8 times slower.
+
+    Its kernel gradient is written out: left to itself XLA transposes an activation in memory for
+    it, which costs up to eight times the product itself on a CPU.
+    """
+    return jnp.dot(x, kernel)
+
+
+def _pointwise_forward(x, kernel):
+    return pointwise_conv(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(residuals, grad):
+    x, kernel = residuals
+
+    def flattened(x, grad):
+        return x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
+
+    def unflattened(x, grad):  # Keeps a sharding of rows, which flattening would gather.
+        return lax.dot_general(x, grad, (((0, 1, 2), (0, 1, 2)), ((), ())))
+
+    kernel_grad = lax.platform_dependent(x, grad, cpu=flattened, default=unflattened)
+    return jnp.dot(grad, kernel.T), kernel_grad
+
+
+pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _dense_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """k×k convolution; on a CPU as one matrix product over gathered patches."""
+    size, strides = kernel.shape[0], [stride, stride]
+    padding = same_padding(x.shape[1:3], [size, size], strides)
+    out = tuple(-(-side // stride) for side in x.shape[1:3])
+
+    def as_patches(x, kernel):
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        patches = jnp.concatenate(shifted_slices(x, out, [size, size], strides), axis=-1)
+        return pointwise_conv(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+    def as_convolution(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    return lax.platform_dependent(x, kernel, cpu=as_patches, default=as_convolution)
+
+
+class DepthwiseConv(nn.Module):
+    """One k×k filter per channel, SAME padding; kernel `[k, k, 1, C]`, no bias."""
+
+    kernel_size: int
+    stride: int = 1
+    kernel_init: nn.initializers.Initializer = conv_kernel_init
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def depthwise_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], stride: int
+) -> Float[Array, "B h w C"]:
+    """Depthwise convolution, SAME padding, in the form that is fast where it runs.
+
+    XLA's grouped convolution is right for TPU and GPU, and some 27 times slower on a CPU than the
+    same sum written as k·k shifted slices times per-channel weights.
+    """
+    size, strides = kernel.shape[0], [stride, stride]
+    padding = same_padding(x.shape[1:3], [size, size], strides)
+    out = tuple(-(-side // stride) for side in x.shape[1:3])
+
+    def as_slices(x, kernel):
+        return _depthwise_slices(x, kernel[:, :, 0], stride)
+
+    def as_grouped_convolution(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+    return lax.platform_dependent(x, kernel, cpu=as_slices, default=as_grouped_convolution)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_slices(x: Array, kernel: Array, stride: int) -> Array:
+    """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights.
+
+    The gradients are written out because differentiating the sum keeps all k·k slices in memory.
+    """
+    size, strides = kernel.shape[0], [stride, stride]
+    out = tuple(-(-side // stride) for side in x.shape[1:3])
+    padding = same_padding(x.shape[1:3], [size, size], strides)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    views = shifted_slices(x, out, [size, size], strides)
+    return sum(view * tap for view, tap in zip(views, kernel.reshape(size * size, -1)))
+
+
+def _depthwise_forward(x, kernel, stride):
+    return _depthwise_slices(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, residuals, grad):
+    x, kernel = residuals
+    size, strides = kernel.shape[0], [stride, stride]
+    padding = same_padding(x.shape[1:3], [size, size], strides)
+    return (
+        _depthwise_input_grad(grad, kernel, x.shape[1:3], stride, padding),
+        _depthwise_kernel_grad(x, grad, size, strides, padding),
+    )
+
+
+def _depthwise_input_grad(grad, kernel, input_size, stride, padding):
+    """The transposed convolution: the gradient, spread by the stride, under the flipped kernel."""
+    size = kernel.shape[0]
+    edges = []
+    for full, out, (before, _) in zip(input_size, grad.shape[1:3], padding):
+        low = size - 1 - before
+        edges.append((low, full + size - 1 - low - ((out - 1) * stride + 1), stride - 1))
+    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    views = shifted_slices(spread, input_size, [size, size], [1, 1])
+    taps = kernel[::-1, ::-1].reshape(size * size, -1)
+    return sum(view * tap for view, tap in zip(views, taps))
+
+
+def _depthwise_kernel_grad(x, grad, size, strides, padding):
+    """[k, k, C]: per tap the sum over all pixels of slice × gradient.
+
+    A loop over the taps: unrolled, XLA would compute the incoming gradient anew in every tap. Eight
+    bands of rows are added before the sum over pixels, so that slice, product and most of the sum
+    are one pass over memory; the rest is a product with ones, the fastest sum over rows.
+    """
+    batch, rows, columns, channels = grad.shape
+    bands = math.gcd(rows, 8)
+    height = rows // bands
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    reach = [(out - 1) * stride + 1 for out, stride in zip((rows, columns), strides)]
+
+    def one_tap(tap):
+        corner = (0, tap // size, tap % size, 0)
+        view = lax.dynamic_slice(x, corner, (batch, *reach, channels))
+        view = view[:, :: strides[0], :: strides[1]]
+        products = [
+            view[:, start : start + height] * grad[:, start : start + height]
+            for start in range(0, rows, height)
+        ]
+        summed = sum(products[1:], start=products[0]).reshape(-1, channels)
+        return jnp.ones((1, len(summed)), summed.dtype) @ summed
+
+    return lax.map(one_tap, jnp.arange(size * size)).reshape(size, size, channels)
+
+
+_depthwise_slices.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+class SeparableConv(nn.Module):
+    """3×3 depthwise, then 1×1 pointwise with a bias; no normalisation, no activation."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = glorot_uniform
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+        x = DepthwiseConv(3, kernel_init=self.kernel_init, dtype=self.dtype, name="depthwise")(x)
+        return Conv(
+            self.features,
+            use_bias=True,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            name="pointwise",
+        )(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, then an activation.
+
+    Momentum 0.99 and ε 1e-3 as the reference. Under `jax.jit` over a mesh the batch is the global
+    batch, so statistics are those of all devices. The running variance takes the unbiased batch
+    variance n / (n - 1), as TensorFlow's fused kernel and PyTorch do; normalisation itself uses the
+    biased one.
+
+    Attributes:
+      act: name of the activation, '' for none.
+      momentum: what a running statistic keeps of itself per step.
+      epsilon: added to the variance.
+    """
+
+    act: str = ""
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B C"], *, train: bool) -> Float[Array, "*B C"]:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            return _normalize(x, scale, bias, mean.value, var.value, self.epsilon, self.act)
+        y, batch_mean, batch_var = normalize_by_batch(x, scale, bias, self.epsilon, self.act)
+        count = math.prod(x.shape[:-1])
+        unbiased = batch_var * (count / max(count - 1, 1))
+        mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+        var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+        return y
+
+
+def _normalize(x, scale, bias, mean, var, epsilon, act):
+    """act((x - mean) · scale / sqrt(var + ε) + bias), computed in float32 at least."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    z = (wide - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
+    return activation(act)(z).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_by_batch(
+    x: Float[Array, "*B C"], scale: Array, bias: Array, epsilon: float, act: str
+) -> tuple[Array, Array, Array]:
+    """`(y, mean, variance)` of a batch; the gradient through the two statistics' outputs is zero.
+
+    The backward pass is written out so that only `x` is kept: normalised values and the activation
+    are computed again from it, which costs less than reading them back.
+    """
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(wide, axes)
+    var = jnp.mean(jnp.square(wide - mean), axes)
+    return _normalize(x, scale, bias, mean, var, epsilon, act), mean, var
+
+
+def _normalize_forward(x, scale, bias, epsilon, act):
+    y, mean, var = normalize_by_batch(x, scale, bias, epsilon, act)
+    return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _normalize_backward(epsilon, act, residuals, grads):
+    # The barrier stops XLA from keeping the forward pass's values instead of computing them again.
+    (x, scale, bias, mean, var), grads = lax.optimization_barrier((residuals, grads))
+    axes = tuple(range(x.ndim - 1))
+    count = math.prod(x.shape[:-1])
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    inverse = lax.rsqrt(var + epsilon)
+    _, activation_vjp = jax.vjp(activation(act), (wide - mean) * (scale * inverse) + bias)
+    (grad,) = activation_vjp(grads[0].astype(wide.dtype))
+    bias_grad = jnp.sum(grad, axes)
+    scale_grad = jnp.sum(grad * (wide - mean), axes) * inverse
+    # d/dx of (x - mean) / deviation: the gradient less its mean and its component along x.
+    x_grad = (scale * inverse) * (
+        grad - bias_grad / count - (wide - mean) * (scale_grad * inverse / count)
+    )
+    return x_grad.astype(x.dtype), scale_grad, bias_grad
+
+
+normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+def drop_connect(
+    x: Float[Array, "B H W C"], survival_probability: float, key: Array
+) -> Float[Array, "B H W C"]:
+    """Zeroes whole examples of a residual branch and scales up the others (arXiv:1603.09382)."""
+    shape = (x.shape[0], 1, 1, 1)
+    keep = jax.random.bernoulli(key, survival_probability, shape)
+    return jnp.where(keep, x / survival_probability, 0).astype(x.dtype)
+
+
+def activation(name: str):
+    """The activation function of a `ModelSpec`; '' is the identity.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        known = ", ".join(filter(None, ACTIVATIONS))
+        raise ValueError(f"activation '{name}' is unknown; there are {known}")
+    return ACTIVATIONS[name]

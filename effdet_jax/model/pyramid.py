@@ -1,0 +1,123 @@
+"""The feature pyramid: extra levels from the backbone's last feature, then repeated BiFPN cells."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from effdet_jax.model.fusion import Fusion
+from effdet_jax.model.graphs import Node, bifpn
+from effdet_jax.model.layers import BatchNorm, Conv, SeparableConv, activation, glorot_uniform
+from effdet_jax.ops.resample import resample
+
+Features = dict[int, Float[Array, "B _ _ _"]]
+
+
+class Resample(nn.Module):
+    """Brings a feature to the pyramid's width (1×1 conv + BN, only if it differs), then to a size.
+
+    The convolution comes before the pooling, and every consumer of a backbone level has its own
+    (both as the released weights have it).
+    """
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], size: tuple[int, int], *, train: bool
+    ) -> Float[Array, "B h w D"]:
+        if x.shape[-1] != self.width:
+            x = Conv(
+                self.width,
+                use_bias=True,
+                kernel_init=glorot_uniform,
+                dtype=self.dtype,
+                name="conv",
+            )(x)
+            x = BatchNorm(name="bn")(x, train=train)
+        return resample(x, size)
+
+
+class FusionNode(nn.Module):
+    """Resample each input, fuse, activate, 3×3 separable convolution, BN; nothing after the BN."""
+
+    node: Node
+    width: int
+    fusion: str
+    act: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, features: dict[str, Array], size: tuple[int, int], *, train: bool
+    ) -> Float[Array, "B h w C"]:
+        inputs = [
+            Resample(self.width, self.dtype, name=name)(features[name], size, train=train)
+            for name in self.node.inputs
+        ]
+        x = Fusion(self.fusion, name="fusion")(inputs)
+        x = SeparableConv(self.width, dtype=self.dtype, name="conv")(activation(self.act)(x))
+        return BatchNorm(name="bn")(x, train=train)
+
+
+class PyramidCell(nn.Module):
+    """One pass over a node list: {level: feature} → {level: feature}, sizes kept."""
+
+    nodes: tuple[Node, ...]
+    width: int
+    fusion: str
+    act: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool) -> Features:
+        sizes = {level: x.shape[1:3] for level, x in features.items()}
+        named = {f"P{level}_in": x for level, x in features.items()}
+        outputs = {}
+        for node in self.nodes:
+            fused = FusionNode(
+                node, self.width, self.fusion, self.act, self.dtype, name=node.name
+            )(named, sizes[node.level], train=train)
+            named[node.name] = fused
+            outputs[node.level] = fused  # The last node of a level is its output.
+        return {level: outputs[level] for level in sorted(outputs)}
+
+
+class Pyramid(nn.Module):
+    """Backbone features → one feature of `width` channels per level.
+
+    Attributes:
+      width: channels.
+      cells: how many times the graph is repeated.
+      min_level, max_level: levels above the backbone's last are pooled from it.
+      fusion: one of `variants.FUSIONS`.
+      act: name of the activation.
+      dtype: of the computation.
+    """
+
+    width: int
+    cells: int
+    min_level: int = 3
+    max_level: int = 7
+    fusion: str = "fast"
+    act: str = "swish"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """{3, 4, 5: [B, H, W, C_level]} → {min_level … max_level: [B, H, W, width]}."""
+        levels = range(self.min_level, self.max_level + 1)
+        features = {level: features[level] for level in levels if level in features}
+        for level in levels:
+            if level not in features:
+                # P6 is 1×1 conv + BN, then max-pool; P7 and up are pooled only.
+                below = features[level - 1]
+                size = tuple((side + 1) // 2 for side in below.shape[1:3])
+                extra = Resample(self.width, self.dtype, name=f"P{level}")
+                features[level] = extra(below, size, train=train)
+        nodes = bifpn(self.min_level, self.max_level)
+        for cell in range(self.cells):
+            features = PyramidCell(
+                nodes, self.width, self.fusion, self.act, self.dtype, name=f"cell_{cell}"
+            )(features, train=train)
+        return features

@@ -1,0 +1,1 @@
+"""Pure array functions of detection: boxes, anchors, matching, NMS, resampling."""

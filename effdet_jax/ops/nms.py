@@ -1,0 +1,166 @@
+"""Non-maximum suppression of one image, per class, with static shapes; `jax.vmap` it over a batch."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from effdet_jax.ops import boxes as box_ops
+
+BLOCK = 128  # Candidates looked at together; more would be compared in vain once M are kept.
+
+
+def hard_nms(
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, " N"],
+    classes: Int[Array, " N"],
+    *,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+    pixel_offset: float = 0.0,
+) -> tuple[Int[Array, " M"], Float[Array, " M"]]:
+    """Greedy NMS: a box goes if a better one of its class, already kept, overlaps it by more.
+
+    Candidates are taken in blocks and compared with the boxes kept so far, never with all others,
+    and the loop ends as soon as `max_detections` are kept.
+
+    Args:
+      boxes: yxyx, pixels.
+      scores: descending, as `lax.top_k` gives them; rows with -inf are padding.
+      classes: boxes of different classes don't suppress each other.
+      iou_threshold: the largest IoU two kept boxes of a class may have.
+      max_detections: M.
+      pixel_offset: added to every side before the IoU; the reference's numpy evaluation, behind the
+        published numbers, uses 1.
+
+    Returns:
+      Indices of the kept boxes, best first, -1 beyond the last; and their scores, 0 there.
+    """
+    count = boxes.shape[0]
+    blocks = -(-count // BLOCK)
+    padding = blocks * BLOCK - count
+    sides = _with_offset(boxes, pixel_offset)
+    padded_boxes = jnp.pad(sides, ((0, padding), (0, 0)))
+    padded_classes = jnp.pad(classes, (0, padding))
+    candidate = jnp.pad(scores > -jnp.inf, (0, padding))
+    earlier = jnp.tril(jnp.ones((BLOCK, BLOCK), bool), -1)
+
+    def overlaps(boxes_a, classes_a, boxes_b, classes_b):
+        same = classes_a[:, None] == classes_b
+        return same & (box_ops.iou(boxes_a[:, None], boxes_b) > iou_threshold)
+
+    def more(state):
+        block, kept, *_ = state
+        return (block < blocks) & (kept < max_detections)
+
+    def one_block(state):
+        block, kept, kept_boxes, kept_classes, kept_indices = state
+        start = block * BLOCK
+        some_boxes = lax.dynamic_slice_in_dim(padded_boxes, start, BLOCK)
+        some_classes = lax.dynamic_slice_in_dim(padded_classes, start, BLOCK)
+        alive = lax.dynamic_slice_in_dim(candidate, start, BLOCK)
+        by_kept = overlaps(some_boxes, some_classes, kept_boxes, kept_classes)
+        alive &= ~jnp.any(by_kept & (jnp.arange(max_detections) < kept), axis=1)
+        by_block = overlaps(some_boxes, some_classes, some_boxes, some_classes) & earlier
+        keep = _greedy(by_block, alive)
+        slot = jnp.where(keep, kept + jnp.cumsum(keep) - 1, max_detections)
+        kept_boxes = kept_boxes.at[slot].set(some_boxes, mode="drop")
+        kept_classes = kept_classes.at[slot].set(some_classes, mode="drop")
+        kept_indices = kept_indices.at[slot].set(start + jnp.arange(BLOCK), mode="drop")
+        kept = jnp.minimum(kept + jnp.sum(keep), max_detections)
+        return block + 1, kept, kept_boxes, kept_classes, kept_indices
+
+    state = (
+        jnp.int32(0),
+        jnp.int32(0),
+        jnp.zeros((max_detections, 4), boxes.dtype),
+        jnp.zeros(max_detections, classes.dtype),
+        jnp.full(max_detections, -1, jnp.int32),
+    )
+    kept_indices = lax.while_loop(more, one_block, state)[-1]
+    return kept_indices, jnp.where(kept_indices >= 0, scores[kept_indices], 0.0)
+
+
+def _greedy(suppresses: Array, alive: Array) -> Array:
+    """Which of a block stay: `suppresses[i, j]` says that j, an earlier one, would remove i.
+
+    Repeats "I stay unless someone who stays removes me" until nothing changes, which is the greedy
+    answer: after n rounds the first n are settled.
+    """
+
+    def one_round(state):
+        keep, _ = state
+        settled = alive & ~jnp.any(suppresses & keep, axis=1)
+        return settled, jnp.any(settled != keep)
+
+    return lax.while_loop(lambda state: state[1], one_round, (alive, jnp.bool_(True)))[0]
+
+
+def soft_nms(
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, " N"],
+    classes: Int[Array, " N"],
+    *,
+    sigma: float = 0.5,
+    score_threshold: float = 0.001,
+    max_detections: int = 100,
+    pixel_offset: float = 0.0,
+) -> tuple[Int[Array, " M"], Float[Array, " M"]]:
+    """Gaussian soft-NMS (arXiv:1704.04503): a kept box lowers the scores of those it overlaps.
+
+    Each kept box multiplies the scores of its class by exp(-IoU² / σ); there is no hard cut. Boxes
+    that fall below `score_threshold` this way are dropped, so the best box of a class stays
+    whatever its score, as in the reference.
+
+    Args:
+      boxes: yxyx, pixels.
+      scores: in any order; rows with -inf are padding.
+      classes: boxes of different classes don't touch each other.
+      sigma: larger is milder.
+      score_threshold: least score of a box that overlaps a better one.
+      max_detections: M.
+      pixel_offset: see `hard_nms`.
+
+    Returns:
+      Indices of the kept boxes, best lowered score first, -1 beyond the last; and the lowered
+      scores, 0 there.
+    """
+    sides = _with_offset(boxes, pixel_offset)
+
+    def one_pick(scores, _):
+        best = jnp.argmax(scores)
+        score = scores[best]
+        same = classes == classes[best]
+        weight = jnp.exp(-jnp.square(box_ops.iou(sides[best], sides)) / sigma)
+        lowered = jnp.where(same, scores * weight, scores)
+        lowered = jnp.where(same & (lowered < score_threshold), -jnp.inf, lowered)
+        picked = score > -jnp.inf
+        index = jnp.where(picked, best.astype(jnp.int32), -1)
+        return lowered.at[best].set(-jnp.inf), (index, jnp.where(picked, score, 0.0))
+
+    _, kept = lax.scan(one_pick, scores, length=max_detections)
+    return kept
+
+
+def _with_offset(boxes: Array, pixel_offset: float) -> Array:
+    """Boxes grown at the far side, so that half-open areas count `offset` pixels more per side."""
+    return boxes + jnp.array([0.0, 0.0, pixel_offset, pixel_offset], boxes.dtype)
+
+
+
+def top_k_pairs(
+    logits: Float[Array, "N K"], k: int
+) -> tuple[Float[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:
+    """The k best (anchor, class) pairs of one image: `(logits, anchors, classes)`, best first.
+
+    Exact in two stages: the k best pairs lie among the k anchors with the best class, a far smaller
+    search than all N·K. Equal logits come in the order of the flat index.
+    """
+    num_anchors, num_classes = logits.shape
+    anchors = jnp.arange(num_anchors)
+    if num_anchors > k:
+        _, anchors = lax.top_k(jnp.max(logits, axis=1), k)
+        anchors = jnp.sort(anchors)
+        logits = logits[anchors]
+    k = min(k, logits.size)
+    best, flat = lax.top_k(logits.reshape(-1), k)
+    return best, anchors[flat // num_classes], flat % num_classes

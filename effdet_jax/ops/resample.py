@@ -1,0 +1,93 @@
+"""Max-pooling and nearest up-sampling to an exact size, as the reference's TensorFlow kernels do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def resample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """`x` brought to `size` (height, width): max-pool where it shrinks, nearest where it grows.
+
+    Raises:
+      ValueError: one axis shrinks while the other grows, which no EfficientDet of the reference
+        allows (it happens when an image side is shorter than the stride of the coarsest level).
+    """
+    height, width = x.shape[1:3]
+    if (height, width) == tuple(size):
+        return x
+    if height > size[0] and width > size[1]:
+        return max_pool(x, size)
+    if height <= size[0] and width <= size[1]:
+        return upsample(x, size)
+    raise ValueError(
+        f"a {height}×{width} feature map can't be resampled to {size[0]}×{size[1]}: one side would "
+        "shrink and the other grow. Use an image size whose shorter side is longer than the "
+        "stride of the coarsest level (128 px for P7, 256 px for P8)."
+    )
+
+
+def max_pool(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """Max over windows one wider than the stride (3×3 for stride 2), SAME padding with -inf.
+
+    The stride is (H - 1) // h + 1. Nine shifted slices run 2.5 times faster on a CPU than XLA's
+    reduce-window; accelerators have a kernel for the latter.
+    """
+    strides = [(full - 1) // target + 1 for full, target in zip(x.shape[1:3], size)]
+    windows = [stride + 1 for stride in strides]
+    padding = same_padding(x.shape[1:3], windows, strides)
+
+    def as_slices(x):
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+        taps = shifted_slices(x, size, windows, strides)
+        return jax.tree.reduce(jnp.maximum, taps)
+
+    def as_reduce_window(x):
+        pads = ((0, 0), *padding, (0, 0))
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *windows, 1), (1, *strides, 1), pads)
+
+    return lax.platform_dependent(x, cpu=as_slices, default=as_reduce_window)
+
+
+def upsample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """Nearest neighbour: output row i shows input row floor(i · H / h), not half-pixel centres."""
+    for axis, target in zip((1, 2), size):
+        source = x.shape[axis]
+        if target % source == 0:
+            x = jnp.repeat(x, target // source, axis=axis)
+        else:
+            ratio = np.float32(source) / np.float32(target)
+            rows = np.floor(np.arange(target, dtype=np.float32) * ratio).astype(np.int32)
+            x = jnp.take(x, np.minimum(rows, source - 1), axis=axis)
+    return x
+
+
+def same_padding(
+    size: tuple[int, ...], windows: list[int], strides: list[int]
+) -> list[tuple[int, int]]:
+    """TensorFlow's SAME padding per axis: (before, after), the odd pixel after."""
+    padding = []
+    for full, window, stride in zip(size, windows, strides):
+        output = -(-full // stride)
+        total = max((output - 1) * stride + window - full, 0)
+        padding.append((total // 2, total - total // 2))
+    return padding
+
+
+def shifted_slices(
+    x: Float[Array, "B H W C"], size: tuple[int, int], windows: list[int], strides: list[int]
+) -> list[Float[Array, "B h w C"]]:
+    """The `windows[0] × windows[1]` strided views of a padded `x` that a sliding window sees."""
+    batch, _, _, channels = x.shape
+    reach = [(target - 1) * stride + 1 for target, stride in zip(size, strides)]
+    return [
+        lax.slice(
+            x,
+            (0, row, column, 0),
+            (batch, row + reach[0], column + reach[1], channels),
+            (1, *strides, 1),
+        )
+        for row in range(windows[0])
+        for column in range(windows[1])
+    ]
