@@ -1,6 +1,7 @@
 """Raw outputs → `Detections`: top-k, decode, non-maximum suppression, back to image pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from effdet_jax.model.detector import Outputs
+from effdet_jax.model.detector import Detector, Outputs
 from effdet_jax.ops import boxes as box_ops
+from effdet_jax.ops.images import normalize
 from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs
+from effdet_jax.targets import spec_anchors
 
 NMS_METHODS = ("hard", "gaussian")
 
@@ -74,9 +77,7 @@ def detect(
         scores = jnp.where(scores >= score_threshold, scores, -jnp.inf)
         options = {"max_detections": max_detections, "pixel_offset": pixel_offset}
         if method == "hard":
-            kept, scores = hard_nms(
-                boxes, scores, classes, iou_threshold=iou_threshold, **options
-            )
+            kept, scores = hard_nms(boxes, scores, classes, iou_threshold=iou_threshold, **options)
         else:
             kept, scores = soft_nms(boxes, scores, classes, sigma=sigma, **options)
         valid = kept >= 0
@@ -115,3 +116,24 @@ def to_image(
     """
     boxes = box_ops.clip(detections.boxes * scale[:, None, None], size[:, None])
     return detections.replace(boxes=boxes)
+
+
+def make_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
+    """`(variables, batch) → Detections` in pixels of the original images: all of inference.
+
+    The batch holds image [B, H, W, 3] uint8, content [B, 2], scale [B] and size [B, 2], as
+    `data.pipeline.eval_batches` makes it. Not jitted; pure.
+
+    Args:
+      model: the detector.
+      **options: keywords of `detect`.
+    """
+    anchors = spec_anchors(model.spec)
+
+    def run(variables, batch):
+        spec = model.spec
+        images = normalize(batch["image"], batch["content"], spec.mean, spec.std, model.dtype)
+        found = detect(model.apply(variables, images), anchors, **options)
+        return to_image(found, batch["scale"], batch["size"])
+
+    return run

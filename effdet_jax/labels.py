@@ -9,22 +9,23 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# The 80 categories of COCO 2017, by id (cocodataset.org).
-COCO_NAMES = {
-    index: name
-    for index, name in enumerate(
-        "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant||"
-        "stop sign|parking meter|bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe||"
-        "backpack|umbrella|||handbag|tie|suitcase|frisbee|skis|snowboard|sports ball|kite|"
-        "baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle||wine glass|cup|"
-        "fork|knife|spoon|bowl|banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|"
-        "cake|chair|couch|potted plant|bed||dining table|||toilet||tv|laptop|mouse|remote|keyboard|"
-        "cell phone|microwave|oven|toaster|sink|refrigerator||book|clock|vase|scissors|teddy bear|"
-        "hair drier|toothbrush".split("|"),
-        start=1,
-    )
-    if name
-}
+# The categories of COCO 2017 in the order of their ids, '' where an id is unused (cocodataset.org).
+# fmt: off
+_BY_ID = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "", "backpack",
+    "umbrella", "", "", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana",
+    "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake",
+    "chair", "couch", "potted plant", "bed", "", "dining table", "", "", "toilet", "", "tv",
+    "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)
+# fmt: on
+COCO_NAMES = {number: name for number, name in enumerate(_BY_ID, start=1) if name}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,9 @@ class Labels:
         if self == other:
             return ""
         if len(self) != len(other):
-            return f"{len(self)} classes ({self.preview()}) against {len(other)} ({other.preview()})"
+            return (
+                f"{len(self)} classes ({self.preview()}) against {len(other)} ({other.preview()})"
+            )
         pairs = zip(zip(self.names, self.ids), zip(other.names, other.ids))
         index, (ours, theirs) = next(
             (index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1]

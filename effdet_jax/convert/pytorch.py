@@ -1,13 +1,15 @@
 """State dicts of PyTorch's `effdet` (`tf_efficientdet_*`) as variables of this model."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from effdet_jax.convert.rules import Rule, abstract_variables, apply_rules
+from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, apply_rules
 from effdet_jax.model.efficientnet import block_specs
 from effdet_jax.model.graphs import bifpn
 from effdet_jax.variants import ModelSpec
@@ -29,6 +31,23 @@ def load_effdet(path: str | os.PathLike, spec: ModelSpec) -> dict[str, Any]:
     return from_effdet(load_file(path), spec)
 
 
+def load_any_effdet(path: str | os.PathLike, spec: ModelSpec) -> dict[str, Any]:
+    """Variables from an effdet state dict of the same variant with any number of classes.
+
+    Raises:
+      ConversionError: the file is no safetensors file, or of another variant.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"can't read '{path}' as safetensors: {error}") from error
+    predictions = tensors.get("class_net.predict.conv_pw.bias")
+    if predictions is None:
+        raise ConversionError(f"'{path}' is no effdet state dict: it has no class_net.predict")
+    classes = len(predictions) // spec.anchors_per_cell
+    return from_effdet(tensors, dataclasses.replace(spec, num_classes=classes))
+
+
 def from_effdet(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str, Any]:
     """Variables `{'params', 'batch_stats'}` of `spec` from effdet's tensors by name.
 
@@ -38,7 +57,7 @@ def from_effdet(tensors: Mapping[str, np.ndarray], spec: ModelSpec) -> dict[str,
     return apply_rules(
         tensors,
         effdet_rules(spec),
-        abstract_variables(spec),
+        abstract_shapes(spec),
         unneeded=lambda name: name.endswith("num_batches_tracked"),
     )
 

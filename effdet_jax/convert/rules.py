@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.variants import ModelSpec
 
@@ -28,11 +29,9 @@ class Rule:
     to_ours: Callable[[np.ndarray], np.ndarray] = lambda array: array
 
 
-def abstract_variables(spec: ModelSpec) -> dict[str, Any]:
-    """Shapes of all variables of a model by path 'params/…' and 'batch_stats/…'; nothing is run."""
-    images = jax.ShapeDtypeStruct((1, *spec.image_size, 3), np.float32)
-    tree = jax.eval_shape(Detector(spec).init, jax.random.key(0), images)
-    return traverse_util.flatten_dict(dict(tree), sep="/")
+def abstract_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of all variables of a model by path 'params/…' and 'batch_stats/…'."""
+    return traverse_util.flatten_dict(abstract_variables(Detector(spec)), sep="/")
 
 
 def apply_rules(
@@ -47,7 +46,7 @@ def apply_rules(
     Args:
       tensors: source tensors by name.
       rules: one per variable.
-      expected: {our path: shape}, as from `abstract_variables`.
+      expected: {our path: shape}, as from `abstract_shapes`.
       unneeded: names that carry nothing for us (PyTorch's batch counters).
 
     Raises:

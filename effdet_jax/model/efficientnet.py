@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from effdet_jax.model.layers import BatchNorm, Conv, DepthwiseConv, activation, drop_connect
+from effdet_jax.model.layers import Conv, DepthwiseConv, drop_connect
+from effdet_jax.model.normalization import BatchNorm, activation
 
 # (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.
 SCALING = {
@@ -132,9 +133,7 @@ class MBConv(nn.Module):
             expanded = spec.in_features * spec.expansion
             y = Conv(expanded, dtype=self.dtype, name="expand_conv")(y)
             y = BatchNorm(self.act, name="expand_bn")(y, train=train)
-        y = DepthwiseConv(
-            spec.kernel_size, spec.stride, dtype=self.dtype, name="depthwise_conv"
-        )(y)
+        y = DepthwiseConv(spec.kernel_size, spec.stride, dtype=self.dtype, name="depthwise_conv")(y)
         y = BatchNorm(self.act, name="depthwise_bn")(y, train=train)
         if self.use_se:
             squeezed = max(1, spec.in_features // 4)

@@ -9,9 +9,7 @@ from jaxtyping import Array, Float
 EPSILON = 1e-4
 
 
-def normalized_weights(
-    weights: Float[Array, " n"], method: str
-) -> Float[Array, " n"]:
+def normalized_weights(weights: Float[Array, " n"], method: str) -> Float[Array, " n"]:
     """What each input counts: 'fast' wᵢ⁺ / (Σ w⁺ + 1e-4), 'softmax', or 'unbounded' wᵢ itself.
 
     Raises:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from effdet_jax.model.layers import BatchNorm, SeparableConv, truncated_lecun_normal
+from effdet_jax.model.layers import SeparableConv, truncated_lecun_normal
+from effdet_jax.model.normalization import BatchNorm
 
 # With this bias every class starts at probability 0.01 (arXiv:1708.02002, section 4.1).
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)

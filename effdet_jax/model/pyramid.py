@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from effdet_jax.model.fusion import Fusion
 from effdet_jax.model.graphs import Node, bifpn
-from effdet_jax.model.layers import BatchNorm, Conv, SeparableConv, activation, glorot_uniform
+from effdet_jax.model.layers import Conv, SeparableConv, glorot_uniform
+from effdet_jax.model.normalization import BatchNorm, activation
 from effdet_jax.ops.resample import resample
 
 Features = dict[int, Float[Array, "B _ _ _"]]
@@ -75,9 +76,9 @@ class PyramidCell(nn.Module):
         named = {f"P{level}_in": x for level, x in features.items()}
         outputs = {}
         for node in self.nodes:
-            fused = FusionNode(
-                node, self.width, self.fusion, self.act, self.dtype, name=node.name
-            )(named, sizes[node.level], train=train)
+            fused = FusionNode(node, self.width, self.fusion, self.act, self.dtype, name=node.name)(
+                named, sizes[node.level], train=train
+            )
             named[node.name] = fused
             outputs[node.level] = fused  # The last node of a level is its output.
         return {level: outputs[level] for level in sorted(outputs)}

@@ -67,9 +67,7 @@ def decode(deltas: Float[Array, "*N 4"], anchors: Float[Array, "*M 4"]) -> Float
     x = deltas[..., 1] * anchor_width + anchor_x
     height = jnp.exp(deltas[..., 2]) * anchor_height
     width = jnp.exp(deltas[..., 3]) * anchor_width
-    return jnp.stack(
-        [y - height / 2, x - width / 2, y + height / 2, x + width / 2], axis=-1
-    )
+    return jnp.stack([y - height / 2, x - width / 2, y + height / 2, x + width / 2], axis=-1)
 
 
 def clip(boxes: Float[Array, "*N 4"], size: Float[Array, "*M 2"]) -> Float[Array, "*N 4"]:

@@ -42,7 +42,9 @@ def match(
             best, chosen, claimed = state
             iou = jnp.where(valid[index], box_ops.iou(boxes[index], anchors), -1.0)
             chosen = jnp.where(iou > best, index, chosen)
-            first_best = jnp.min(jnp.where(iou == jnp.max(iou), jnp.arange(num_anchors), num_anchors))
+            first_best = jnp.min(
+                jnp.where(iou == jnp.max(iou), jnp.arange(num_anchors), num_anchors)
+            )
             claimed = claimed.at[index].set(jnp.where(valid[index], first_best, num_anchors))
             return jnp.maximum(best, iou), chosen, claimed
 

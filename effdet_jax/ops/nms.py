@@ -146,7 +146,6 @@ def _with_offset(boxes: Array, pixel_offset: float) -> Array:
     return boxes + jnp.array([0.0, 0.0, pixel_offset, pixel_offset], boxes.dtype)
 
 
-
 def top_k_pairs(
     logits: Float[Array, "N K"], k: int
 ) -> tuple[Float[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:

@@ -1,0 +1,230 @@
+"""Orbax checkpoints: a pytree and what it means (spec, labels, config), exact and atomic."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from effdet_jax.labels import Labels
+from effdet_jax.model.detector import Detector
+from effdet_jax.variants import ModelSpec
+
+# Folders of a workdir. 'best' is preferred for inference, 'last' is what training resumes from.
+LAST, BEST = "checkpoints/last", "checkpoints/best"
+
+
+class CheckpointError(ValueError):
+    """No checkpoint, another model's, or a broken one; the message says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about itself.
+
+    Attributes:
+      spec: the model.
+      labels: its classes.
+      config: the training configuration, plain JSON types.
+      step: steps done.
+      metrics: evaluation results at that step, empty if there was none.
+    """
+
+    spec: ModelSpec
+    labels: Labels
+    config: Mapping[str, Any]
+    step: int = 0
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.to_dict(),
+            "labels": self.labels.to_dict(),
+            "config": dict(self.config),
+            "step": self.step,
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Metadata":
+        return cls(
+            ModelSpec.from_dict(fields["spec"]),
+            Labels.from_dict(fields["labels"]),
+            fields["config"],
+            fields["step"],
+            fields["metrics"],
+        )
+
+    def difference(self, other: "Metadata") -> str:
+        """What keeps a run from going on with `other`'s checkpoint; empty if nothing does."""
+        differing = [
+            f"{field.name} is {ours} against {theirs}"
+            for field in dataclasses.fields(ModelSpec)
+            if (ours := getattr(self.spec, field.name))
+            != (theirs := getattr(other.spec, field.name))
+        ]
+        return "; ".join(filter(None, [self.labels.difference(other.labels), *differing]))
+
+
+class Checkpoints:
+    """A folder of checkpoints, written asynchronously; unfinished ones are never seen.
+
+    A checkpoint holds `train` (all that training needs beside the averages), `ema` (the averaged
+    variables, all that inference needs) and `metadata`.
+
+    Args:
+      folder: made on the first save.
+      keep: how many of the latest to keep.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 1):
+        self.folder = epath.Path(folder).expanduser().absolute()
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest finished checkpoint, None if there is none."""
+        latest = self._checkpointer.latest
+        return latest and latest.step
+
+    def save(self, metadata: Metadata, train: Any, ema: Any):
+        """Starts writing; returns as soon as the arrays are copied. One that exists is replaced."""
+        self._checkpointer.save_checkpointables_async(
+            metadata.step,
+            {"train": train, "ema": ema, "metadata": metadata.to_dict()},
+            force=True,
+            overwrite=True,
+        )
+
+    def metadata(self) -> Metadata:
+        """Of the newest checkpoint."""
+        return Metadata.from_dict(self._load({"metadata": None})["metadata"])
+
+    def load(self, **abstract: Any) -> dict[str, Any]:
+        """Named parts ('train', 'ema') of the newest checkpoint.
+
+        Args:
+          **abstract: a pytree of `jax.ShapeDtypeStruct` with shardings, per part.
+        """
+        return self._load(abstract)
+
+    def _load(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._checkpointer.load_checkpointables(abstract_checkpointables=dict(abstract))
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"can't read the checkpoint in '{self.folder}': {error}"
+            ) from error
+
+    def close(self):
+        """Waits until everything is written."""
+        self._checkpointer.close()
+
+
+def find_checkpoint(path: str | os.PathLike) -> Checkpoints:
+    """The checkpoints to use for inference: a workdir's best, else its last, or a folder itself.
+
+    Raises:
+      CheckpointError: there is none; the message says where it was looked for.
+    """
+    path = epath.Path(path).expanduser().absolute()
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint '{path}': no such file or folder")
+    for folder in (path / BEST, path / LAST, path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return Checkpoints(folder)
+    raise CheckpointError(
+        f"'{path}' holds no checkpoint: neither {BEST}, nor {LAST}, nor numbered steps. Give the "
+        "--workdir of a training run"
+    )
+
+
+def load_model(
+    path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32
+) -> tuple[Detector, dict[str, Any]]:
+    """A trained detector and its averaged variables, on the default device.
+
+    Args:
+      path: a workdir, or a folder of checkpoints.
+      dtype: of the computation.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it can't be read.
+    """
+    checkpoints = find_checkpoint(path)
+    metadata = checkpoints.metadata()
+    model = Detector(metadata.spec, metadata.labels, dtype)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = abstract_arrays(abstract_variables(model), sharding)
+    variables = checkpoints.load(ema=abstract)["ema"]
+    checkpoints.close()
+    return model, variables
+
+
+def abstract_variables(model: Detector) -> dict[str, Any]:
+    """Shapes of a model's variables; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
+    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def abstract_arrays(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The same shapes and dtypes, to be placed as `sharding` says."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor when a model started from another's weights."""
+
+    loaded: tuple[str, ...]
+    reinitialised: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For the banner."""
+        total = len(self.loaded) + len(self.reinitialised)
+        lines = [f"loaded {len(self.loaded)} of {total} tensors"]
+        for what, names in (("re-initialised", self.reinitialised), ("unused", self.unused)):
+            shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            lines.append(f"{what} {len(names)}" + (f": {shown}" if names else ""))
+        return lines
+
+
+def merge_variables(
+    fresh: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], LoadReport]:
+    """`fresh` with every tensor that `given` has in the same shape, and the report of it.
+
+    Raises:
+      CheckpointError: not one tensor fits, so these are weights of something else.
+    """
+    fresh_flat = traverse_util.flatten_dict(dict(fresh), sep="/")
+    given_flat = traverse_util.flatten_dict(dict(given), sep="/")
+    merged, loaded, reinitialised = {}, [], []
+    for path, array in fresh_flat.items():
+        other = given_flat.get(path)
+        fits = other is not None and other.shape == array.shape
+        merged[path] = np.asarray(other, np.float32) if fits else array
+        if fits:
+            loaded.append(path)
+        else:
+            was = f" {tuple(other.shape)} → {tuple(array.shape)}" if other is not None else ""
+            reinitialised.append(path + was)
+    if not loaded:
+        raise CheckpointError("none of the given tensors fits this model: another architecture")
+    unused = tuple(path for path in given_flat if path not in fresh_flat)
+    report = LoadReport(tuple(loaded), tuple(reinitialised), unused)
+    return traverse_util.unflatten_dict(merged, sep="/"), report

@@ -1,0 +1,80 @@
+"""What the commands share: the `--config` flag, and errors as messages instead of tracebacks."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from effdet_jax.checkpoint import CheckpointError
+from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
+from effdet_jax.convert.rules import ConversionError
+from effdet_jax.data.examples import DataError
+
+# Mistakes of a user, whose message says all there is to say.
+USER_ERRORS = (CheckpointError, ConfigError, ConversionError, DataError)
+
+
+def define_config_flag(*, required: bool) -> flags.FlagHolder:
+    """`--config=configs/d0.py`, with `--config.optim.learning_rate=0.02` for its fields."""
+    holder = config_flags.DEFINE_config_file(
+        "config", help_string="experiment, such as configs/shapes.py", lock_config=True
+    )
+    if required:
+        flags.mark_flag_as_required(holder)
+    return holder
+
+
+def run(
+    main: Callable[..., int],
+    define_flags: Callable[[], dict[str, flags.FlagHolder]],
+    *,
+    arguments: str = "",
+):
+    """Parses the command line and calls `main` with a keyword per flag; exits with its status.
+
+    A mistake of the user ends with its message and status 2, without a traceback.
+
+    Args:
+      define_flags: defines the flags and returns them by keyword.
+      arguments: keyword that is given what isn't a flag; '' refuses it.
+    """
+    logging.set_verbosity(logging.ERROR)  # The libraries' chatter; ours is printed.
+    holders = define_flags()
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1 and not arguments:
+            _exit(f"unexpected arguments: {' '.join(argv[1:])}")
+        values = {name: holder.value for name, holder in holders.items()}
+        try:
+            return main(**values, **({arguments: argv[1:]} if arguments else {}))
+        except USER_ERRORS as error:
+            _exit(str(error))
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
+    """absl's parsing, with a plain message for what people mistype most."""
+    known = flatten(get_config())
+    sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    for argument in argv[1:]:
+        name, _, value = argument.lstrip("-").partition("=")
+        key = name.removeprefix("config.")
+        if name == "config" and value and not os.path.isfile(value.split(":")[0]):
+            _exit(f"there is no config file '{value}' in {os.getcwd()}; try configs/shapes.py")
+        if name.startswith("config.") and key not in known and key not in sections:
+            _exit(f"unknown config key '{key}'. Did you mean --config.{nearest_key(key)}?")
+    try:
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        # The last line has the reason; a traceback of the config file may stand before it.
+        reason = str(error).strip().splitlines()[-1].strip()
+        _exit(reason.removeprefix("effdet_jax.config.ConfigError: "))
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

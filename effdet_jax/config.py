@@ -1,0 +1,282 @@
+"""Every knob with its default and unit, and the way from a config to the parts it describes."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from effdet_jax.data.coco import CocoFolder, find_annotations
+from effdet_jax.data.examples import Source
+from effdet_jax.data.pipeline import Augmentation
+from effdet_jax.data.shapes import Shapes
+from effdet_jax.data.tfds import TfdsSource
+from effdet_jax.variants import ModelSpec, model_spec
+
+_DETECT_OPTIONS = (
+    "method",
+    "iou_threshold",
+    "sigma",
+    "score_threshold",
+    "max_detections",
+    "pre_nms_top_k",
+)
+
+
+class ConfigError(ValueError):
+    """A knob has an impossible value; the message names it and what it may be."""
+
+
+def get_config() -> ConfigDict:
+    """The defaults: the reference's recipe for COCO (google/automl, arXiv:1911.09070 section 5.1)."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128  # Of all devices together.
+    config.num_epochs = 300.0
+    config.num_steps = 0  # Instead of num_epochs, if not 0.
+    config.dtype = "auto"  # Of the computation: 'bfloat16', 'float32', or the device's best.
+    config.init = ""  # Weights to start from: a workdir, or effdet weights as .safetensors.
+
+    config.model = ConfigDict()
+    config.model.name = "efficientdet-d0"  # Or any other φ: 'efficientdet-d2.5'.
+    config.model.image_size = ""  # '512' or '384x640' (height × width); '' is the model's own.
+    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'; '' is the model's own.
+    config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
+
+    config.data = ConfigDict()
+    config.data.source = "coco"  # 'coco' (a COCO-JSON folder), 'tfds' or 'shapes'.
+    config.data.dir = ""  # The data folder.
+    config.data.train_json = ""  # Annotations, if they aren't found by themselves in `dir`.
+    config.data.val_json = ""
+    config.data.train_images = ""  # Image folders, if they aren't found by themselves.
+    config.data.val_images = ""
+    config.data.train_split = "train"  # TFDS only.
+    config.data.val_split = "validation"
+    config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
+    config.data.strict = False  # A bad box or file is an error instead of a count.
+    config.data.max_boxes = 100  # Ground-truth slots per image.
+    config.data.workers = 0  # Processes that decode and augment; 0 does it in threads.
+    config.data.threads = 2
+    config.data.shapes_size = 128  # 'shapes' only: side of a scene, pixels,
+    config.data.shapes_train = 4000  # scenes that count as an epoch,
+    config.data.shapes_val = 200  # and scenes to evaluate on.
+
+    config.augment = ConfigDict()
+    config.augment.scale_min = 0.1
+    config.augment.scale_max = 2.0
+    config.augment.horizontal_flip = 0.5  # Probabilities.
+    config.augment.vertical_flip = 0.0
+    config.augment.colour = 0.0  # Strength of brightness, contrast, saturation.
+
+    config.optim = ConfigDict()
+    config.optim.name = "sgd"  # 'sgd' or 'adamw'.
+    config.optim.learning_rate = 0.08  # Peak for a batch of 64; scaled by batch_size / 64.
+    config.optim.warmup_init = 0.008  # At step 0, scaled likewise.
+    config.optim.warmup_epochs = 1.0
+    config.optim.schedule = "cosine"  # 'cosine', 'stepwise', 'polynomial', 'constant'.
+    config.optim.drop_epochs = (200.0, 250.0)  # 'stepwise' only.
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 4e-5
+    config.optim.clip_norm = 10.0  # Of each gradient, then of all together; 0 is off.
+    config.optim.ema_decay = 0.9998  # 0 is off.
+
+    config.loss = ConfigDict()
+    config.loss.alpha = 0.25
+    config.loss.gamma = 1.5
+    config.loss.label_smoothing = 0.0
+    config.loss.delta = 0.1
+    config.loss.box_weight = 50.0
+    config.loss.iou_kind = ""  # '', 'iou', 'giou', 'diou', 'ciou'.
+    config.loss.iou_weight = 1.0
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
+    config.eval.batch_size = 0  # 0 is the training batch size.
+    config.eval.method = "hard"  # NMS: 'hard', or 'gaussian', the published protocol.
+    config.eval.iou_threshold = 0.5
+    config.eval.sigma = 0.5
+    config.eval.score_threshold = 0.0
+    config.eval.max_detections = 100
+    config.eval.pre_nms_top_k = 5000
+
+    config.log_every_steps = 50
+    config.checkpoint_every_epochs = 1.0
+    config.keep_checkpoints = 2  # Of the last ones; the best is kept beside them.
+    config.max_bad_steps = 10  # Non-finite steps in a row that stop the run.
+    return config
+
+
+def parse_arg(arg: str | None, modes: tuple[str, ...]) -> str:
+    """The mode in `--config=configs/d0.py:smoke`, '' if there is none.
+
+    Raises:
+      ConfigError: a mode this config doesn't have.
+    """
+    if arg and arg not in modes:
+        raise ConfigError(f"unknown config mode '{arg}'; there are {', '.join(modes)}")
+    return arg or ""
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """The same experiment in a minute on a laptop: a few steps on rendered scenes, 128 px."""
+    config.data.source = "shapes"
+    config.data.shapes_train, config.data.shapes_val = 32, 8
+    config.model.image_size = "128" if config.model.name != "efficientdet-d7x" else "256"
+    config.batch_size = 8
+    config.num_steps = 4
+    config.log_every_steps = 1
+    return config
+
+
+def coco(name: str, arg: str | None = None, *, num_epochs: float = 300.0) -> ConfigDict:
+    """The reference's COCO experiment for one variant: the defaults, evaluated with soft-NMS."""
+    mode = parse_arg(arg, modes=("smoke",))
+    config = get_config()
+    config.model.name = name
+    config.num_epochs = num_epochs
+    config.eval.method = "gaussian"  # The published protocol.
+    return smoke(config) if mode == "smoke" else config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optim.learning_rate': 0.08, …}."""
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, Mapping | ConfigDict)
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def nearest_key(key: str) -> str:
+    """The known key most like a misspelt one: by its whole path, or by its last part alone."""
+    keys = list(flatten(get_config()))
+    by_last_part = {known.rsplit(".", 1)[-1]: known for known in keys}
+    last = key.rsplit(".", 1)[-1]
+    if last in by_last_part:
+        return by_last_part[last]
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    close_last = difflib.get_close_matches(last, by_last_part, n=1, cutoff=0.75)
+    return by_last_part[close_last[0]] if close_last else close[0]
+
+
+def validate(config: ConfigDict):
+    """Catches what can be seen before any work is done.
+
+    Raises:
+      ConfigError: names the knob, its value and what it may be.
+    """
+    choices = {
+        "dtype": ("auto", "float32", "bfloat16"),
+        "data.source": ("coco", "tfds", "shapes"),
+        "optim.name": ("sgd", "adamw"),
+        "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
+        "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
+        "eval.method": ("hard", "gaussian"),
+    }
+    at_least = {
+        "batch_size": 1,
+        "data.max_boxes": 1,
+        "data.workers": 0,
+        "data.threads": 1,
+        "log_every_steps": 1,
+        "keep_checkpoints": 1,
+        "max_bad_steps": 1,
+        "num_steps": 0,
+        "eval.max_detections": 1,
+        "eval.pre_nms_top_k": 1,
+    }
+    flat = flatten(config)
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            known = ", ".join(repr(value) for value in allowed)
+            raise ConfigError(f"--config.{key}={flat[key]!r} isn't one of {known}")
+    for key, least in at_least.items():
+        if flat[key] < least:
+            raise ConfigError(f"--config.{key}={flat[key]} must be at least {least}")
+    if config.num_steps == 0 and config.num_epochs <= 0:
+        raise ConfigError(
+            f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
+            "them: --config.num_epochs=50"
+        )
+    low, high = config.augment.scale_min, config.augment.scale_max
+    if not 0 < low <= high:
+        raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of '512' or '384x640'.
+
+    Raises:
+      ConfigError: it is neither.
+    """
+    parts = str(text).lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"image size '{text}' isn't like '512' or '384x640' (height × width)")
+    return int(parts[0]), int(parts[-1])
+
+
+def spec_of(config: ConfigDict, num_classes: int) -> ModelSpec:
+    """The model: the variant by name, and what the config changes.
+
+    Raises:
+      ConfigError: there is no such model, or it can't be of that size.
+    """
+    changes: dict[str, Any] = {"num_classes": num_classes}
+    if config.model.image_size:
+        changes["image_size"] = parse_size(config.model.image_size)
+    if config.model.fusion:
+        changes["fusion"] = config.model.fusion
+    if config.model.drop_connect >= 0:
+        changes["survival_probability"] = 1.0 - config.model.drop_connect
+    try:
+        return model_spec(config.model.name, **changes)
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from error
+
+
+def open_source(config: ConfigDict, split: str) -> Source:
+    """The data of a split, 'train' or 'val'.
+
+    Raises:
+      DataError: it can't be used.
+    """
+    data = config.data
+    if data.source == "shapes":
+        length = data.shapes_train if split == "train" else data.shapes_val
+        side = (data.shapes_size, data.shapes_size)
+        # Scenes of the two splits never meet: their seeds differ.
+        return Shapes(side, length, seed=int(split == "val"), endless=split == "train")
+    if data.source == "tfds":
+        return TfdsSource(data.dir, data[f"{split}_split"], data.tfds_name)
+    annotations = data[f"{split}_json"] or find_annotations(data.dir, split)
+    return CocoFolder(annotations, data[f"{split}_images"], strict=data.strict)
+
+
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    return Augmentation(**config.augment)
+
+
+def detect_options(config: ConfigDict) -> dict[str, Any]:
+    """Keywords of `detections.detect`."""
+    return {key: value for key, value in config.eval.items() if key in _DETECT_OPTIONS}
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    """The dtype networks compute in; 'auto' is bfloat16 on TPU and GPU, float32 on a CPU."""
+    if config.dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.dtype)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as plain JSON types, for checkpoints."""
+    return {
+        name: plain(value)
+        if isinstance(value, Mapping | ConfigDict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in config.items()
+    }

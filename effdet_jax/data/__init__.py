@@ -1,0 +1,1 @@
+"""Images and boxes from files to batches. numpy only: worker processes start no device."""

@@ -1,0 +1,197 @@
+"""Batches from a source, addressed by step: nothing to save, the same for any number of workers.
+
+Training order: every epoch is one permutation of all examples, epochs follow without a gap, and
+batch `step` is elements `step · batch_size …` of that sequence, augmented by random numbers that
+belong to the element's position. So step and seed are all the state there is.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from effdet_jax.data import transforms
+from effdet_jax.data.examples import Example, Source
+
+Batch = dict[str, np.ndarray]
+
+# Positions an endless source is asked for, at most: more than any run has steps.
+ENDLESS_LENGTH = 2**40
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random transforms of training.
+
+    Attributes:
+      scale_min, scale_max: range of the canvas scale, see `transforms.jitter`.
+      horizontal_flip, vertical_flip: probabilities.
+      colour: strength of random brightness, contrast and saturation, 0 for none.
+    """
+
+    scale_min: float = 0.1
+    scale_max: float = 2.0
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    colour: float = 0.0
+
+
+def train_batches(
+    source: Source,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_boxes: int,
+    augmentation: Augmentation = Augmentation(),
+    seed: int = 0,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Endless batches of this process's share, from `start_step` on.
+
+    Each batch holds, with b = batch_size / process_count rows:
+      image: [b, H, W, 3] uint8, zero padding at the bottom and right.
+      content: [b, 2] int32 (height, width) of the part that isn't padding.
+      boxes: [b, max_boxes, 4] float32 yxyx, input pixels.
+      labels: [b, max_boxes] int32, -1 for padding rows.
+      valid: [b] bool, False for an image that couldn't be read.
+      index: [b] int64 index into the source, for messages.
+      dropped: [b] int32 boxes that were bad or beyond `max_boxes`.
+
+    Args:
+      batch_size: of all processes together.
+      workers: processes that decode and augment; 0 does it in `threads` threads.
+    """
+    rows = batch_size // process_count
+    if source.endless:
+        positions = grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
+    else:
+        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+    dataset = (
+        positions.random_map(_Prepare(source, image_size, max_boxes, augmentation))
+        .slice(slice(process_index, None, process_count))
+        .batch(rows)
+        .slice(slice(start_step, None))
+    )
+    return _iterate(dataset, workers, threads)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is filled up with rows whose index is -1.
+
+    Rows hold image, content, valid and index as in training, and
+      scale: [b] float32 original pixels per input pixel.
+      size: [b, 2] float32 (height, width) of the original image.
+    All processes get the same number of batches.
+    """
+    rows = batch_size // process_count
+    batches = -(-len(source) // batch_size)
+    dataset = (
+        grain.MapDataset.range(batches * batch_size)
+        .map(_PrepareForEvaluation(source, image_size))
+        .slice(slice(process_index, None, process_count))
+        .batch(rows)
+    )
+    return _iterate(dataset, 0, threads)
+
+
+class _Prepare(grain.transforms.RandomMap):
+    """Index → augmented training element."""
+
+    def __init__(self, source, image_size, max_boxes, augmentation):
+        self._source, self._size = source, tuple(image_size)
+        self._max_boxes, self._augmentation = max_boxes, augmentation
+
+    def random_map(self, index: int, rng: np.random.Generator) -> Batch:
+        example = self._source[int(index)]
+        (canvas, content), boxes, labels = augment(example, self._size, self._augmentation, rng)
+        kept = min(len(boxes), self._max_boxes)
+        padded_boxes = np.zeros((self._max_boxes, 4), np.float32)
+        padded_boxes[:kept] = boxes[:kept]
+        padded_labels = np.full(self._max_boxes, -1, np.int32)
+        padded_labels[:kept] = labels[:kept]
+        return {
+            "image": canvas,
+            "content": np.array(content, np.int32),
+            "boxes": padded_boxes,
+            "labels": padded_labels,
+            "valid": np.bool_(not example.error),
+            "index": np.int64(index),
+            "dropped": np.int32(example.dropped + len(boxes) - kept),
+        }
+
+
+class _PrepareForEvaluation(grain.transforms.Map):
+    """Index → evaluation element; indices beyond the source give padding rows."""
+
+    def __init__(self, source, image_size):
+        self._source, self._size = source, tuple(image_size)
+
+    def map(self, index: int) -> Batch:
+        if index >= len(self._source):
+            return self._row(np.zeros((1, 1, 3), np.uint8), -1, valid=False)
+        example = self._source[int(index)]
+        return self._row(example.image, index, valid=not example.error)
+
+    def _row(self, image: np.ndarray, index: int, *, valid: bool) -> Batch:
+        canvas, content = transforms.place_image(image, transforms.fit(image.shape[:2], self._size))
+        return {
+            "image": canvas,
+            "content": np.array(content, np.int32),
+            "scale": np.float32(transforms.image_scale(image.shape[:2], self._size)),
+            "size": np.array(image.shape[:2], np.float32),
+            "valid": np.bool_(valid),
+            "index": np.int64(index),
+        }
+
+
+def augment(
+    example: Example,
+    image_size: tuple[int, int],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[tuple[np.ndarray, tuple[int, int]], np.ndarray, np.ndarray]:
+    """A training view of an example, crowd boxes left out: ((canvas, content size), boxes, labels).
+
+    Boxes are cut to the image first, and those that lose all their area are gone.
+    """
+    image, truth = example.image, example.truth
+    real = ~truth.crowd
+    height, width = image.shape[:2]
+    boxes = np.clip(truth.boxes[real], 0, np.array([height, width, height, width], np.float32))
+    if rng.random() < augmentation.horizontal_flip:
+        image, boxes = transforms.flip_horizontally(image, boxes)
+    if rng.random() < augmentation.vertical_flip:
+        image, boxes = transforms.flip_vertically(image, boxes)
+    scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
+    position = (rng.random(), rng.random())
+    placement = transforms.jitter((height, width), image_size, scale, position)
+    canvas, content = transforms.place_image(np.ascontiguousarray(image), placement)
+    if augmentation.colour:
+        shown = canvas[: content[0], : content[1]]
+        shown[:] = transforms.jitter_colour(shown, augmentation.colour, rng)
+    boxes, kept = transforms.place_boxes(boxes, (height, width), placement)
+    return (canvas, content), boxes[kept], truth.labels[real][kept]
+
+
+def _iterate(dataset: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * max(threads, 1))
+    iterable = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags.
+            flags.FLAGS.mark_as_parsed()
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(iterable)

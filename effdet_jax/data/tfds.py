@@ -1,0 +1,107 @@
+"""TensorFlow Datasets, read without TensorFlow: any set with `image` and `objects{bbox, label}`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from effdet_jax.data.examples import (
+    DataError,
+    DataReport,
+    Example,
+    GroundTruth,
+    decode_image,
+    unreadable,
+)
+from effdet_jax.labels import Labels
+
+
+class TfdsSource:
+    """One split of a prepared TFDS data set in array_record format, a `data.examples.Source`.
+
+    Args:
+      directory: the prepared version's folder ('…/coco/2017/1.1.0'), or with `name` the data_dir.
+      split: 'train', 'validation', 'train[:10%]', ….
+      name: 'coco/2017:1.1.0', with its version: without one TFDS would want TensorFlow.
+
+    Raises:
+      DataError: nothing prepared is there, or its features aren't those of a detection set.
+    """
+
+    endless = False
+
+    def __init__(self, directory: str, split: str, name: str = ""):
+        import tensorflow_datasets as tfds  # Slow to import; only this source needs it.
+
+        self.where = f"{name or directory} ({split})"
+        try:
+            if name:
+                builder = tfds.builder(name, data_dir=directory)
+            else:
+                builder = tfds.builder_from_directory(directory)
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            self._records = builder.as_data_source(split, decoders=decoders)
+        except Exception as error:  # TFDS raises many kinds, TensorFlow's absence among them.
+            raise DataError(
+                f"can't open TFDS data {self.where}: {error}. It must have been prepared with "
+                "file_format='array_record'; give its folder (…/name/config/version) as "
+                "--config.data.dir"
+            ) from error
+        features = builder.info.features
+        try:
+            label = features["objects"]["label"]
+            features["objects"]["bbox"], features["image"]
+        except KeyError as error:
+            raise DataError(
+                f"TFDS data {self.where} is no detection set: it needs 'image' and 'objects' with "
+                f"'bbox' and 'label', it has {', '.join(features)}"
+            ) from error
+        names = list(label.names or [f"class {index}" for index in range(label.num_classes)])
+        self.labels = Labels.from_names(names)
+        # TFDS numbers COCO's 80 classes without gaps; `Labels` may have 90.
+        index_of_name = self.labels.index_of_name()
+        self._index_of_label = np.array([index_of_name[name] for name in names], np.int32)
+        self.report = DataReport()
+        self.report.images = len(self._records)
+        self.report.notes.append("boxes of TFDS records are checked as they are read")
+        if not len(self._records):
+            raise DataError(f"TFDS data {self.where} has no images")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[index]
+        identity = _identity(record, index)
+        try:
+            image = decode_image(record["image"])
+        except DataError as error:
+            return unreadable(identity, (1, 1), str(error))
+        truth = self._truth(record, identity, image.shape[:2])
+        return Example(image, truth, dropped=len(record["objects"]["bbox"]) - len(truth.boxes))
+
+    def describe(self, index: int) -> str:
+        return f"image {_identity(self._records[index], index)} of TFDS {self.where}"
+
+    def ground_truth(self) -> Iterator[GroundTruth]:
+        return (self[index].truth for index in range(len(self)))
+
+    def _truth(self, record: dict[str, Any], identity, size: tuple[int, int]) -> GroundTruth:
+        objects = record["objects"]
+        boxes = np.array(objects["bbox"], np.float32).reshape(-1, 4)
+        boxes = boxes * np.array([*size, *size], np.float32)
+        real = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        crowd = np.array(objects.get("is_crowd", np.zeros(len(boxes))), bool).reshape(-1)
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        area = np.array(objects.get("area", area), np.float64).reshape(-1)
+        labels = self._index_of_label[np.array(objects["label"], np.int64).reshape(-1)]
+        return GroundTruth(identity, size, boxes[real], labels[real], crowd[real], area[real])
+
+
+def _identity(record: dict[str, Any], index: int) -> int | str:
+    """The record's own id, however TFDS sets name it, else its position."""
+    for key in ("image/id", "id", "image_id", "image/filename"):
+        if key in record:
+            value = record[key]
+            return value.decode() if isinstance(value, bytes) else int(value)
+    return index

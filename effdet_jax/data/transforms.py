@@ -1,0 +1,140 @@
+"""Image and box transforms of training and evaluation: numpy and OpenCV, uint8 throughout.
+
+The reference works on normalised float images; these work on uint8 and leave normalisation to the
+device, a quarter of the bytes. The pixels agree within one grey level.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)  # One thread per pipeline thread; OpenCV's own would fight over the cores.
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where an image lies on the canvas of the network.
+
+    Attributes:
+      scaled: (height, width) the whole image is resized to.
+      offset: (y, x) of the canvas in the resized image.
+      output: (height, width) of the canvas.
+    """
+
+    scaled: tuple[int, int]
+    offset: tuple[int, int]
+    output: tuple[int, int]
+
+
+def fit(image_size: tuple[int, int], output: tuple[int, int]) -> Placement:
+    """Placement of evaluation: the largest that fits, aspect kept, at the top left corner."""
+    return Placement(_scaled_size(image_size, output), (0, 0), output)
+
+
+def jitter(
+    image_size: tuple[int, int],
+    output: tuple[int, int],
+    scale: float,
+    position: tuple[float, float],
+) -> Placement:
+    """Placement of training: fitted to a canvas `scale` times as large, then cropped.
+
+    Args:
+      image_size: (height, width) of the image.
+      output: (height, width) of the canvas.
+      scale: of the imagined canvas; the reference draws it from [0.1, 2.0].
+      position: (y, x) in [0, 1) of the crop among all possible ones.
+    """
+    target = tuple(int(np.float32(scale) * np.float32(side)) for side in output)
+    scaled = _scaled_size(image_size, target)
+    offset = tuple(
+        int(np.float32(max(0, full - side)) * np.float32(where))
+        for full, side, where in zip(scaled, output, position)
+    )
+    return Placement(scaled, offset, output)
+
+
+def _scaled_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Size of the image fitted into `target`, in float32 and cut off as the reference does.
+
+    The long side comes out one pixel short for some sizes; results would differ otherwise.
+    """
+    height, width = np.float32(image_size[0]), np.float32(image_size[1])
+    scale = min(np.float32(target[0]) / height, np.float32(target[1]) / width)
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def image_scale(image_size: tuple[int, int], output: tuple[int, int]) -> float:
+    """Original pixels per canvas pixel of `fit`: what maps boxes back, as the reference does."""
+    ratios = [np.float32(side) / np.float32(full) for full, side in zip(image_size, output)]
+    return float(np.float32(1.0) / min(ratios))
+
+
+def place_image(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tuple[int, int]]:
+    """The canvas with the image on it, and (height, width) of what is covered.
+
+    Args:
+      image: [H, W, 3] uint8.
+
+    Returns:
+      [h, w, 3] uint8, zeros at the bottom and right of the covered part.
+    """
+    height, width = placement.scaled
+    if (height, width) != image.shape[:2]:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    top, left = placement.offset
+    bottom, right = (start + side for start, side in zip(placement.offset, placement.output))
+    image = image[top:bottom, left:right]
+    canvas = np.zeros((*placement.output, 3), np.uint8)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas, image.shape[:2]
+
+
+def place_boxes(
+    boxes: np.ndarray, image_size: tuple[int, int], placement: Placement
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes on the canvas, cut to [0, side - 1] as the reference does, and which kept any area.
+
+    Args:
+      boxes: [n, 4] yxyx, pixels of the image.
+
+    Returns:
+      [n, 4] float32 yxyx, canvas pixels; [n] bool.
+    """
+    size = np.array([*image_size, *image_size], np.float32)
+    scaled = np.array([*placement.scaled, *placement.scaled], np.float32)
+    offset = np.array([*placement.offset, *placement.offset], np.float32)
+    limit = np.array([*placement.output, *placement.output], np.float32) - 1
+    boxes = boxes.astype(np.float32) / size * scaled - offset
+    boxes = np.clip(boxes, 0, limit)
+    return boxes, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0
+
+
+def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors left and right; boxes [n, 4] yxyx in pixels of the image."""
+    width = image.shape[1]
+    flipped = boxes[:, [0, 3, 2, 1]] * np.array([1, -1, 1, -1], boxes.dtype)
+    return image[:, ::-1], flipped + np.array([0, width, 0, width], boxes.dtype)
+
+
+def flip_vertically(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors top and bottom; boxes [n, 4] yxyx in pixels of the image."""
+    height = image.shape[0]
+    flipped = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype)
+    return image[::-1], flipped + np.array([height, 0, height, 0], boxes.dtype)
+
+
+def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, contrast and saturation of up to ± `strength` of their value.
+
+    Args:
+      image: [H, W, 3] uint8.
+      strength: in [0, 1].
+    """
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3)
+    image = image.astype(np.float32) * brightness
+    image = (image - image.mean()) * contrast + image.mean()
+    gray = image.mean(axis=2, keepdims=True)
+    image = (image - gray) * saturation + gray
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -1,0 +1,99 @@
+"""COCO metrics of a checkpoint on a data set.
+
+python -m effdet_jax.evaluate --checkpoint=runs/shapes
+
+The data is the validation split the run was configured with, unless --config names another.
+"""
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from effdet_jax import config as configs
+from effdet_jax.checkpoint import find_checkpoint, load_model
+from effdet_jax.command import define_config_flag, run
+from effdet_jax.data.examples import DataError
+from effdet_jax.data.pipeline import eval_batches
+from effdet_jax.detections import make_detect
+from effdet_jax.evaluation.coco import write_results
+from effdet_jax.evaluation.loop import evaluate
+from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+
+
+def define_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "config": define_config_flag(required=False),
+        "checkpoint": flags.DEFINE_string(
+            "checkpoint", None, "workdir of a training run", required=True
+        ),
+        "data_dir": flags.DEFINE_string("data_dir", "", "another data folder than the run's"),
+        "split": flags.DEFINE_enum("split", "val", ["val", "train"], "which images"),
+        "nms": flags.DEFINE_enum(
+            "nms", None, ["hard", "gaussian"], "'gaussian' is soft-NMS, the published protocol"
+        ),
+        "batch_size": flags.DEFINE_integer(
+            "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
+        ),
+        "output": flags.DEFINE_string("output", "", "COCO results JSON to write"),
+    }
+
+
+def main(
+    config: ConfigDict | None,
+    checkpoint: str,
+    data_dir: str,
+    split: str,
+    nms: str | None,
+    batch_size: int,
+    output: str,
+) -> int:
+    model, variables = load_model(checkpoint)
+    config = config or stored_config(checkpoint)
+    if data_dir:
+        config.data.dir = data_dir
+    if nms:
+        config.eval.method = nms
+    source = configs.open_source(config, split)
+    if different := model.labels.difference(source.labels):
+        raise DataError(f"the checkpoint and the data differ in their classes: {different}")
+    print("data       " + "\n           ".join(source.report.lines()), flush=True)
+
+    batch_size = batch_size or 8 * len(jax.devices())
+    try:
+        mesh = make_mesh(batch_size)
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
+    result = evaluate(
+        jax.jit(
+            make_detect(model, **configs.detect_options(config)),
+            in_shardings=(replicated(mesh), split_batch(mesh)),
+        ),
+        jax.device_put(variables, replicated(mesh)),
+        source,
+        eval_batches(source, image_size=model.spec.image_size, batch_size=batch_size),
+        lambda batch: place_batch(batch, mesh),
+    )
+    for image in result.unreadable:
+        print(f"warning: {image} can't be read and counts as without detections")
+    print(f"{result.metrics.num_images} images, {len(result.results)} detections")
+    print("\n".join(result.metrics.lines()))
+    if output:
+        write_results(output, result.results)
+    return 0
+
+
+def stored_config(checkpoint: str) -> ConfigDict:
+    """The configuration a checkpoint was trained with; knobs it doesn't know keep their default."""
+    config = configs.get_config()
+    known = configs.flatten(config)
+    stored = configs.flatten(find_checkpoint(checkpoint).metadata().config)
+    for key, value in stored.items():
+        if key in known:
+            config.update_from_flattened_dict(
+                {key: tuple(value) if isinstance(value, list) else value}
+            )
+    return config
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

@@ -1,0 +1,1 @@
+"""Detections against ground truth: COCO's metrics, every image once."""

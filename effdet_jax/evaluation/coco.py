@@ -1,0 +1,161 @@
+"""COCO's twelve numbers and the AP of every class, by pycocotools."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from effdet_jax.data.examples import GroundTruth
+from effdet_jax.labels import Labels
+
+# In the order pycocotools prints them.
+METRICS = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl",
+    "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoMetrics:
+    """Result of an evaluation; -1 where there is no ground truth of that kind, as in pycocotools.
+
+    Attributes:
+      summary: {'AP': …, 'AP50': …, …}, the twelve of `METRICS`.
+      per_class: {class name: AP}, classes with ground truth only.
+      num_images: images evaluated.
+    """
+
+    summary: dict[str, float]
+    per_class: dict[str, float]
+    num_images: int
+
+    def lines(self) -> list[str]:
+        """A table to print."""
+        lines = [
+            "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[:6]),
+            "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[6:]),
+        ]
+        if len(self.per_class) <= 20:
+            lines += [f"  {name:24s} AP {value:.3f}" for name, value in self.per_class.items()]
+        return lines
+
+
+def coco_results(
+    image_id: int | str, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, labels: Labels
+) -> list[dict[str, Any]]:
+    """COCO result rows of one image: `bbox` is [x, y, width, height], ids are the data set's own.
+
+    Args:
+      boxes: [n, 4] yxyx, pixels of the original image.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": labels.ids[int(label)],
+            "bbox": [
+                round(float(value), 3)
+                for value in (box[1], box[0], box[3] - box[1], box[2] - box[0])
+            ],
+            "score": round(float(score), 6),
+        }
+        for box, score, label in zip(boxes, scores, classes)
+    ]
+
+
+def coco_dataset(truths: Iterable[GroundTruth], labels: Labels) -> dict[str, Any]:
+    """Ground truth as a COCO-JSON dict."""
+    images, annotations = [], []
+    for truth in truths:
+        height, width = truth.size
+        images.append({"id": truth.image_id, "height": height, "width": width})
+        for box, label, crowd, area in zip(truth.boxes, truth.labels, truth.crowd, truth.area):
+            top, left, bottom, right = (float(side) for side in box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # pycocotools takes 0 for "no match".
+                    "image_id": truth.image_id,
+                    "category_id": labels.ids[int(label)],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+    categories = [{"id": id_, "name": name} for id_, name in zip(labels.ids, labels.names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) -> CocoMetrics:
+    """COCO box metrics of result rows against a COCO-JSON dict; all its images count.
+
+    Args:
+      dataset: `images`, `annotations`, `categories`; image ids of any type.
+      results: rows `{image_id, category_id, bbox, score}`.
+
+    Raises:
+      ValueError: results of images that aren't in the data set.
+    """
+    # pycocotools wants whole numbers for ids: ranks stand in for them. Equal scores are settled by
+    # the order of ids, so the ranks keep it.
+    ids = sorted(
+        (image["id"] for image in dataset["images"]), key=lambda id_: (str(type(id_)), id_)
+    )
+    position = {id_: number for number, id_ in enumerate(ids)}
+    strangers = {row["image_id"] for row in results} - set(position)
+    if strangers:
+        shown = ", ".join(repr(image_id) for image_id in list(strangers)[:5])
+        raise ValueError(f"results of {len(strangers)} images that aren't in the data set: {shown}")
+    truth = COCO()
+    truth.dataset = {
+        "images": [{**image, "id": position[image["id"]]} for image in dataset["images"]],
+        "annotations": [
+            {**row, "image_id": position[row["image_id"]]} for row in dataset["annotations"]
+        ],
+        "categories": dataset["categories"],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found = COCO()
+        found.dataset = {
+            **truth.dataset,
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": position[row["image_id"]],
+                    "category_id": row["category_id"],
+                    "bbox": row["bbox"],
+                    "score": row["score"],
+                    "area": row["bbox"][2] * row["bbox"][3],
+                    "iscrowd": 0,
+                }
+                for number, row in enumerate(results, start=1)
+            ],
+        }
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]
+    per_class = {
+        names[category]: float(np.mean(precision[:, :, number]))
+        for number, category in enumerate(evaluation.params.catIds)
+        if (precision[:, :, number] > -1).any()
+    }
+    summary = {name: float(value) for name, value in zip(METRICS, evaluation.stats)}
+    return CocoMetrics(summary, per_class, len(position))
+
+
+def write_results(path: str, results: Sequence[Mapping[str, Any]]):
+    """Writes result rows as JSON, the folder made if need be."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file)
+    print(f"wrote {path}")

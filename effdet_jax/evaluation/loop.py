@@ -1,0 +1,74 @@
+"""A model over a data set: detections of every image, then COCO's metrics."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from effdet_jax.data.examples import Source
+from effdet_jax.detections import Detections
+from effdet_jax.evaluation.coco import (
+    CocoMetrics,
+    coco_dataset,
+    coco_results,
+    evaluate_coco,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics, the result rows behind them, and which images couldn't be read.
+
+    Attributes:
+      metrics: COCO's.
+      results: COCO result rows with the data set's own ids.
+      unreadable: descriptions of images that have no detections because they are broken.
+    """
+
+    metrics: CocoMetrics
+    results: list[dict[str, Any]]
+    unreadable: list[str]
+
+
+def evaluate(
+    detect: Callable[[Any, Mapping[str, jax.Array]], Detections],
+    variables: Any,
+    source: Source,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    place: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
+    dataset: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Every image of `source` exactly once, whatever the batch size and the devices.
+
+    Args:
+      detect: jitted `(variables, batch) → Detections`, from `detections.make_detect`.
+      variables: of the model.
+      source: its labels and ground truth.
+      batches: from `data.pipeline.eval_batches`; rows with index -1 fill up the last one.
+      place: puts a batch on the devices.
+      dataset: the source's ground truth from `coco_dataset`, if it is at hand already.
+    """
+    if dataset is None:
+        dataset = coco_dataset(source.ground_truth(), source.labels)
+    ids = [image["id"] for image in dataset["images"]]
+    results, unreadable = [], []
+    inputs = ("image", "content", "scale", "size")
+    for batch in batches:
+        found = jax.device_get(detect(variables, place({name: batch[name] for name in inputs})))
+        for row, index in enumerate(batch["index"]):
+            if index < 0:
+                continue
+            if not batch["valid"][row]:
+                unreadable.append(source.describe(index))
+                continue
+            kept = found.valid[row]
+            results += coco_results(
+                ids[index],
+                found.boxes[row][kept],
+                found.scores[row][kept],
+                found.labels[row][kept],
+                source.labels,
+            )
+    return Evaluation(evaluate_coco(dataset, results), results, unreadable)

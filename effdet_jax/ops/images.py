@@ -1,0 +1,28 @@
+"""uint8 images → what a network sees."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+
+def normalize(
+    images: UInt8[Array, "B H W 3"],
+    content: Int[Array, "B 2"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, "B H W 3"]:
+    """(image - mean) / std, and zeros where the image doesn't reach: padding is the mean colour.
+
+    Args:
+      images: RGB.
+      content: (height, width) of the part at the top left that is image.
+      mean, std: per channel, on the 0–255 scale.
+      dtype: of the result.
+    """
+    normalized = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+    rows = jnp.arange(images.shape[1]) < content[:, :1]  # [B, H]
+    columns = jnp.arange(images.shape[2]) < content[:, 1:]  # [B, W]
+    inside = rows[:, :, None, None] & columns[:, None, :, None]
+    return jnp.where(inside, normalized, 0.0).astype(dtype)

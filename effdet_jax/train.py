@@ -1,0 +1,423 @@
+"""Trains a detector: the story of a run, in the order of a run.
+
+python -m effdet_jax.train --config=configs/shapes.py --workdir=runs/shapes
+
+The same command again goes on from the last checkpoint. SIGTERM and Ctrl-C save and end with 0.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from effdet_jax import config as configs
+from effdet_jax.checkpoint import (
+    BEST,
+    LAST,
+    CheckpointError,
+    Checkpoints,
+    Metadata,
+    abstract_arrays,
+    abstract_variables,
+    find_checkpoint,
+    merge_variables,
+)
+from effdet_jax.command import define_config_flag, run
+from effdet_jax.convert.pytorch import load_any_effdet
+from effdet_jax.data.examples import DataError, Source
+from effdet_jax.data.pipeline import eval_batches, train_batches
+from effdet_jax.detections import make_detect
+from effdet_jax.evaluation.coco import coco_dataset
+from effdet_jax.evaluation.loop import Evaluation, evaluate
+from effdet_jax.model.detector import Detector
+from effdet_jax.render import draw_boxes, draw_results, grid
+from effdet_jax.training.metrics import MetricWriter
+from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.training.plan import Plan
+from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+from effdet_jax.training.state import TrainState, create_state, state_of
+from effdet_jax.training.step import make_train_step
+from effdet_jax.training.stop import StopSignal
+from effdet_jax.training.watch import StepWatch, format_duration
+
+PICTURES = 9  # Images drawn of the first batch and of each evaluation.
+
+
+def define_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "config": define_config_flag(required=True),
+        "workdir": flags.DEFINE_string(
+            "workdir", None, "folder of the run: checkpoints, logs", required=True
+        ),
+    }
+
+
+def main(config: ConfigDict, workdir: str) -> int:
+    train(config, workdir)
+    return 0
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains as `config` says in `workdir`, or goes on there; returns the last evaluation's metrics.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: what is wrong and what to type instead.
+      TrainingError: too many steps in a row were no finite numbers.
+    """
+    started = time.time()
+    configs.validate(config)
+    _make_workdir(workdir)
+
+    # Data, and the classes in it.
+    train_source, val_source = (configs.open_source(config, split) for split in ("train", "val"))
+    labels = train_source.labels
+    if different := labels.difference(val_source.labels):
+        raise DataError(f"training and validation data differ in their classes: {different}")
+
+    # Mesh and model.
+    mesh = _make_mesh(config)
+    model = Detector(configs.spec_of(config, len(labels)), labels, configs.compute_dtype(config))
+    plan = _make_plan(config, len(train_source))
+    _print_banner(config, model, mesh, plan, train_source, val_source)
+
+    # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
+    optimizer = make_optimizer(
+        config.optim.name,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+    )
+    last = Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)
+    best = Checkpoints(os.path.join(workdir, BEST))
+    metadata = Metadata(model.spec, labels, configs.plain(config))
+    state = _initial_state(config, model, optimizer, mesh, last, metadata)
+    start_step = int(state.step)
+    writer = MetricWriter(workdir, start_step)
+    _write_config(workdir, metadata.config)
+
+    # Step and evaluation, compiled once each.
+    batches = train_batches(
+        train_source,
+        image_size=model.spec.image_size,
+        batch_size=config.batch_size,
+        max_boxes=config.data.max_boxes,
+        augmentation=configs.augmentation_of(config),
+        seed=config.seed,
+        start_step=start_step,
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
+    batch = next(batches)
+    if start_step == 0:
+        _show_batch(writer, workdir, batch, model)
+    step = _compile_step(config, model, optimizer, plan, mesh, state, batch)
+    evaluator = _Evaluator(config, model, mesh, val_source, writer, workdir)
+
+    # The loop.
+    watch = StepWatch(
+        batch_size=config.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.total_steps,
+        max_bad_steps=config.max_bad_steps,
+        describe=train_source.describe,
+    )
+    best_ap = best.metadata().metrics["eval/AP"] if best.latest_step is not None else -1.0
+    metrics: dict[str, float] = {}
+    with StopSignal() as stop:
+        for number in range(start_step + 1, plan.total_steps + 1):
+            state, step_metrics = step(state, place_batch(batch, mesh))
+            watch.add(number, batch, step_metrics)
+            if number % config.log_every_steps == 0 or number == plan.total_steps:
+                writer.scalars(number, watch.finish_interval(number))
+            paused = time.time()
+            if plan.evaluates_after(number):
+                watch.settle()
+                metrics = evaluator(number, state)
+                if metrics["eval/AP"] > best_ap:
+                    best_ap = metrics["eval/AP"]
+                    _save(best, metadata, number, state, metrics)
+            if plan.saves_after(number) or stop.requested:
+                watch.settle()
+                _save(last, metadata, number, state, metrics)
+            watch.pause(time.time() - paused)
+            if stop.requested:
+                print(f"stopped after step {number}; the same command goes on from there")
+                break
+            if number < plan.total_steps:
+                batch = watch.next_batch(batches)
+    last.close()
+    best.close()
+    writer.close()
+    print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
+    return metrics
+
+
+def _make_workdir(workdir: str):
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        with open(os.path.join(workdir, ".writable"), "w", encoding="utf-8"):
+            pass
+        os.remove(os.path.join(workdir, ".writable"))
+    except OSError as error:
+        raise configs.ConfigError(
+            f"can't write into --workdir={workdir}: {error.strerror}; choose another folder"
+        ) from error
+
+
+def _write_config(workdir: str, config: Mapping[str, Any]):
+    with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2)
+
+
+def _make_mesh(config: ConfigDict) -> Mesh:
+    try:
+        return make_mesh(config.batch_size)
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
+
+
+def _make_plan(config: ConfigDict, num_examples: int) -> Plan:
+    plan = Plan.of(
+        num_examples,
+        config.batch_size,
+        num_epochs=config.num_epochs,
+        num_steps=config.num_steps,
+        warmup_epochs=config.optim.warmup_epochs,
+        drop_epochs=config.optim.drop_epochs,
+        eval_every_epochs=config.eval.every_epochs,
+        save_every_epochs=config.checkpoint_every_epochs,
+    )
+    if plan.total_steps < 1:
+        raise configs.ConfigError(
+            f"{config.num_epochs} epochs of {num_examples} images in batches of "
+            f"{config.batch_size} are zero steps; train longer or with smaller batches"
+        )
+    return plan
+
+
+def _print_banner(
+    config: ConfigDict,
+    model: Detector,
+    mesh: Mesh,
+    plan: Plan,
+    train_source: Source,
+    val_source: Source,
+):
+    spec, devices = model.spec, mesh.devices.flatten()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
+    print(f"devices    {len(devices)} × {devices[0].device_kind}, mesh {dict(mesh.shape)}")
+    for name, source in (("train", train_source), ("val", val_source)):
+        print(f"{name:10s} " + "\n           ".join(source.report.lines()))
+    labels = train_source.labels
+    print(f"classes    {len(labels)}: {labels.preview(8)} (ids {labels.ids[0]} … {labels.ids[-1]})")
+    height, width = spec.image_size
+    print(
+        f"model      {spec.name} at {height}×{width}, {parameters:,} parameters, "
+        f"computing in {np.dtype(model.dtype).name}"
+    )
+    print(
+        f"batch      {config.batch_size} = {config.batch_size // len(devices)} per device; "
+        f"{plan.total_steps} steps = {plan.total_steps / plan.steps_per_epoch:.1f} epochs of "
+        f"{plan.steps_per_epoch:.1f} steps; peak learning rate {_peak(config):.4g}",
+        flush=True,
+    )
+
+
+def _peak(config: ConfigDict) -> float:
+    """The learning rate after the warm-up: config's is for a batch of 64 (linear scaling)."""
+    return config.optim.learning_rate * config.batch_size / 64
+
+
+def _initial_state(
+    config: ConfigDict,
+    model: Detector,
+    optimizer: Any,
+    mesh: Mesh,
+    last: Checkpoints,
+    metadata: Metadata,
+) -> TrainState:
+    if last.latest_step is not None:
+        saved = last.metadata()
+        if different := metadata.difference(saved):
+            raise CheckpointError(
+                f"'{last.folder}' holds another run (this one against that one): {different}. "
+                "Choose another --workdir, or start from its weights in a new one: "
+                "--config.init=THAT_WORKDIR"
+            )
+        abstract = jax.eval_shape(lambda: state_of(model_variables(model), optimizer))
+        abstract = abstract_arrays(abstract, replicated(mesh))
+        loaded = last.load(train=_train_part(abstract), ema=abstract.ema)
+        changed = _changes(saved.config, metadata.config)
+        print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
+        return TrainState(ema=loaded["ema"], **loaded["train"])
+    state = create_state(model, optimizer, config.seed, mesh)
+    if not config.init:
+        return state
+    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    variables, report = merge_variables(jax.device_get(fresh), load_weights(config.init, model))
+    print(f"init       {config.init}: " + "\n           ".join(report.lines()), flush=True)
+    return jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=replicated(mesh))(
+        variables
+    )
+
+
+def model_variables(model: Detector) -> Any:
+    """Fresh variables; under `jax.eval_shape` only their shapes."""
+    return model.init(jax.random.key(0), np.zeros((1, *model.spec.image_size, 3), np.float32))
+
+
+def load_weights(path: str, model: Detector) -> Any:
+    """Variables from a workdir or an effdet .safetensors file, whatever their class count."""
+    if path.endswith(".safetensors"):
+        return load_any_effdet(path, model.spec)
+    checkpoints = find_checkpoint(path)
+    given = Detector(checkpoints.metadata().spec)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    variables = checkpoints.load(ema=abstract_arrays(abstract_variables(given), sharding))["ema"]
+    checkpoints.close()
+    return jax.device_get(variables)
+
+
+def _train_part(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint stores beside the moving averages."""
+    names = ("step", "params", "batch_stats", "opt_state")
+    return {name: getattr(state, name) for name in names}
+
+
+def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """'optim.learning_rate 0.08 → 0.02, …'."""
+    before, after = configs.flatten(saved), configs.flatten(current)
+    return ", ".join(
+        f"{key} {before.get(key)} → {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )
+
+
+def _save(
+    checkpoints: Checkpoints,
+    metadata: Metadata,
+    step: int,
+    state: TrainState,
+    metrics: Mapping[str, float],
+):
+    metadata = dataclasses.replace(metadata, step=step, metrics=metrics)
+    checkpoints.save(metadata, _train_part(state), state.ema)
+
+
+def _compile_step(
+    config: ConfigDict,
+    model: Detector,
+    optimizer: Any,
+    plan: Plan,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Mapping[str, np.ndarray],
+) -> Callable[..., Any]:
+    rate = learning_rate_schedule(
+        config.optim.schedule,
+        peak=_peak(config),
+        warmup_init=config.optim.warmup_init * config.batch_size / 64,
+        warmup_steps=plan.warmup_steps,
+        total_steps=plan.total_steps,
+        drop_steps=plan.drop_steps,
+    )
+    step = make_train_step(
+        model,
+        optimizer,
+        rate,
+        mesh,
+        seed=config.seed,
+        ema=config.optim.ema_decay,
+        loss_options=dict(config.loss),
+    )
+    print("compiling  the train step …", end=" ", flush=True)
+    started = time.time()
+    compiled = step.lower(state, place_batch(batch, mesh)).compile()
+    print(format_duration(time.time() - started), flush=True)
+    return compiled
+
+
+class _Evaluator:
+    """Evaluates a state on the validation data, writes the numbers and draws the first images."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: Detector,
+        mesh: Mesh,
+        source: Source,
+        writer: MetricWriter,
+        workdir: str,
+    ):
+        self._model, self._mesh, self._source = model, mesh, source
+        self._writer, self._workdir = writer, workdir
+        self._batch_size = config.eval.batch_size or config.batch_size
+        self._dataset = coco_dataset(source.ground_truth(), source.labels)
+        self._detect = jax.jit(
+            make_detect(model, **configs.detect_options(config)),
+            in_shardings=(replicated(mesh), split_batch(mesh)),
+        )
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        started = time.time()
+        result = evaluate(
+            self._detect,
+            state.ema,
+            self._source,
+            eval_batches(
+                self._source, image_size=self._model.spec.image_size, batch_size=self._batch_size
+            ),
+            lambda batch: place_batch(batch, self._mesh),
+            self._dataset,
+        )
+        print(f"evaluation after step {step}, {format_duration(time.time() - started)}:")
+        print("  " + "\n  ".join(result.metrics.lines()), flush=True)
+        for image in result.unreadable:
+            print(f"warning: {image} can't be read and counts as without detections")
+        metrics = {f"eval/{name}": value for name, value in result.metrics.summary.items()}
+        classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
+        self._writer.scalars(step, metrics | classes)
+        self._draw(step, result)
+        return metrics
+
+    def _draw(self, step: int, result: Evaluation):
+        """Pictures of the first images with what was found on them."""
+        pictures = []
+        for index in range(min(PICTURES, len(self._source))):
+            example = self._source[index]
+            rows = [row for row in result.results if row["image_id"] == example.truth.image_id]
+            pictures.append(draw_results(example.image, rows, self._source.labels))
+        _write_picture(self._writer, self._workdir, step, "val_detections", pictures)
+
+
+def _show_batch(
+    writer: MetricWriter, workdir: str, batch: Mapping[str, np.ndarray], model: Detector
+):
+    """Pictures of the first augmented batch: what the network is going to see."""
+    pictures = [
+        draw_boxes(image, boxes[classes >= 0], classes[classes >= 0], model.labels)
+        for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["labels"])
+    ]
+    _write_picture(writer, workdir, 0, "train_batch", pictures[:PICTURES])
+
+
+def _write_picture(
+    writer: MetricWriter, workdir: str, step: int, name: str, pictures: Sequence[np.ndarray]
+):
+    picture = grid(pictures)
+    writer.image(step, name, picture)
+    Image.fromarray(picture).save(os.path.join(workdir, f"{name}.jpg"), quality=92)
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

@@ -1,0 +1,1 @@
+"""Sharding, state, optimizer, train step, metrics: knows neither data nor evaluation."""

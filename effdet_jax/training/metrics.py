@@ -1,0 +1,58 @@
+"""Where numbers and pictures of a run go: `metrics.jsonl` and TensorBoard."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes scalars and images of a run below its workdir.
+
+    Args:
+      workdir: gets `metrics.jsonl` and `tensorboard/`.
+      start_step: rows of later steps, left by a run that was killed after its last checkpoint, are
+        removed: the steps will be done again.
+    """
+
+    def __init__(self, workdir: str, start_step: int = 0):
+        path = os.path.join(workdir, "metrics.jsonl")
+        _drop_rows_after(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._board = SummaryWriter(
+            os.path.join(workdir, "tensorboard"), purge_step=start_step + 1 if start_step else None
+        )
+
+    def scalars(self, step: int, metrics: Mapping[str, float]):
+        """One row of flat slash names, such as {'loss/total': 0.7}."""
+        values = {name: float(value) for name, value in metrics.items()}
+        # JSON has no NaN: it is written as null.
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray):
+        """One [H, W, 3] uint8 picture."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self):
+        self._file.close()
+        self._board.close()
+
+
+def _drop_rows_after(path: str, step: int):
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    temporary = path + ".tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(kept)
+    os.replace(temporary, path)

@@ -1,0 +1,102 @@
+"""Learning rate, optimizer and EMA decay as the reference trains (google/automl, TF1 path)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+SCHEDULES = ("cosine", "stepwise", "polynomial", "constant")
+OPTIMIZERS = ("sgd", "adamw")
+
+
+def learning_rate_schedule(
+    name: str,
+    *,
+    peak: float,
+    warmup_init: float,
+    warmup_steps: int,
+    total_steps: int,
+    drop_steps: tuple[int, int] = (0, 0),
+    power: float = 0.9,
+) -> optax.Schedule:
+    """Step → learning rate: a linear warm-up, then one of `SCHEDULES`.
+
+    The schedule after the warm-up sees the step itself, not the steps since: the reference's cosine
+    starts a little below `peak`, and ends `warmup_steps` early, to rise again by next to nothing.
+    'constant' has no warm-up.
+
+    Args:
+      peak: after the warm-up, for the batch size in use.
+      warmup_init: at step 0.
+      drop_steps: where 'stepwise' goes to a tenth and to a hundredth.
+      power: of 'polynomial'.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule '{name}' is unknown; there are {', '.join(SCHEDULES)}")
+    if name == "constant":
+        return optax.constant_schedule(peak)
+    warmup = optax.linear_schedule(warmup_init, peak, max(warmup_steps, 1))
+    if name == "cosine":
+        length = max(total_steps - warmup_steps, 1)
+
+        def after(step):
+            return 0.5 * peak * (1 + jnp.cos(jnp.pi * step / length))
+
+    elif name == "stepwise":
+        after = optax.piecewise_constant_schedule(peak, {step: 0.1 for step in drop_steps})
+    else:
+
+        def after(step):  # optax's polynomial is not a number at its last step: 0⁻ to a power.
+            return peak * jnp.maximum(1 - step / max(total_steps, 1), 0.0) ** power
+
+    return lambda step: jnp.where(step < warmup_steps, warmup(step), after(step))
+
+
+def make_optimizer(
+    name: str = "sgd",
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 4e-5,
+    clip_norm: float = 10.0,
+) -> optax.GradientTransformation:
+    """Gradients → update directions, before the learning rate (`apply_gradients` multiplies it).
+
+    'sgd' is the reference: L2 on kernels joins the gradient, each tensor's gradient is clipped to
+    `clip_norm`, then all of them together; momentum without Nesterov. 'adamw' clips the same way
+    and decays kernels apart from the gradient (arXiv:1711.05101).
+
+    Args:
+      clip_norm: 0 turns clipping off.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
+    clip = [clip_each_by_norm(clip_norm), optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if name == "sgd":
+        return optax.chain(decay, *clip, optax.trace(momentum))
+    if name == "adamw":
+        return optax.chain(*clip, optax.scale_by_adam(b1=momentum), decay)
+    raise ValueError(f"optimizer '{name}' is unknown; there are {', '.join(OPTIMIZERS)}")
+
+
+def is_kernel(params: optax.Params) -> optax.Params:
+    """True for the tensors that weight decay touches: convolution kernels, nothing else."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales each tensor down to `max_norm` if its own norm is above."""
+
+    def clip(grad):
+        norm = jnp.linalg.norm(grad.reshape(-1))
+        return grad * (max_norm / jnp.maximum(norm, max_norm))
+
+    return optax.stateless(lambda updates, params=None: jax.tree.map(clip, updates))
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """Decay of the moving average after update number `step` = 1, 2, …: min(d, (1 + t) / (10 + t))."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))

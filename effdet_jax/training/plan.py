@@ -1,0 +1,56 @@
+"""The durations of a run in steps."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When things happen. Batches run on over the ends of epochs, so an epoch is no whole number.
+
+    Attributes:
+      steps_per_epoch: examples / batch size.
+      total_steps: of the run.
+      warmup_steps: of the learning rate.
+      drop_steps: of the stepwise schedule.
+      eval_every: steps between evaluations, 0 for one at the end only.
+      save_every: steps between checkpoints.
+    """
+
+    steps_per_epoch: float
+    total_steps: int
+    warmup_steps: int
+    drop_steps: tuple[int, ...]
+    eval_every: int
+    save_every: int
+
+    @classmethod
+    def of(
+        cls,
+        num_examples: int,
+        batch_size: int,
+        *,
+        num_epochs: float,
+        num_steps: int = 0,
+        warmup_epochs: float = 1.0,
+        drop_epochs: tuple[float, ...] = (),
+        eval_every_epochs: float = 0.0,
+        save_every_epochs: float = 1.0,
+    ) -> "Plan":
+        """From durations in epochs; `num_steps`, if not 0, goes before `num_epochs`."""
+        per_epoch = num_examples / batch_size
+        return cls(
+            steps_per_epoch=per_epoch,
+            total_steps=num_steps or int(num_epochs * per_epoch),
+            warmup_steps=int(warmup_epochs * per_epoch),
+            drop_steps=tuple(int(epochs * per_epoch) for epochs in drop_epochs),
+            eval_every=math.ceil(eval_every_epochs * per_epoch),
+            save_every=max(1, math.ceil(save_every_epochs * per_epoch)),
+        )
+
+    def evaluates_after(self, step: int) -> bool:
+        due = self.eval_every > 0 and step % self.eval_every == 0
+        return due or step == self.total_steps
+
+    def saves_after(self, step: int) -> bool:
+        return step % self.save_every == 0 or self.evaluates_after(step)

@@ -1,0 +1,54 @@
+"""All a training run carries from step to step, as one plain pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from effdet_jax.model.detector import Detector
+from effdet_jax.training.sharding import replicated
+
+
+@struct.dataclass
+class TrainState:
+    """State after `step` steps. Random numbers are folded from seed and step: none is stored.
+
+    Attributes:
+      step: number of steps done, skipped ones included.
+      params: float32 parameters.
+      batch_stats: running statistics of batch normalisation.
+      opt_state: the optimizer's.
+      ema: {'params', 'batch_stats'} moving averages, what evaluation and export use.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    ema: dict[str, Any]
+
+
+def create_state(
+    model: Detector, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
+    """A fresh state, initialised where it is to live."""
+
+    def create(key):
+        images = jnp.zeros((1, *model.spec.image_size, 3))
+        return state_of(model.init(key, images), optimizer)
+
+    return jax.jit(create, out_shardings=replicated(mesh))(jax.random.key(seed))
+
+
+def state_of(variables: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state that starts from given variables; the moving averages start from them too."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        ema=jax.tree.map(jnp.copy, dict(variables)),
+    )
