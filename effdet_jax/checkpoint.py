@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
+from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
 from effdet_jax.labels import Labels
@@ -151,7 +152,7 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoints:
 
 
 def load_model(
-    path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32
+    path: str | os.PathLike, *, dtype: DTypeLike = jnp.float32
 ) -> tuple[Detector, dict[str, Any]]:
     """A trained detector and its averaged variables, on the default device.
 
@@ -175,7 +176,8 @@ def load_model(
 def abstract_variables(model: Detector) -> dict[str, Any]:
     """Shapes of a model's variables; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
-    return dict(jax.eval_shape(model.init, jax.random.key(0), images))
+    # A function of its own: jax would not trace one again that it has seen, and `summary` listens.
+    return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
 
 
 def abstract_arrays(tree: Any, sharding: jax.sharding.Sharding) -> Any:

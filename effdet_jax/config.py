@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax.data.coco import CocoFolder, find_annotations
@@ -42,7 +43,11 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "efficientdet-d0"  # Or any other φ: 'efficientdet-d2.5'.
     config.model.image_size = ""  # '512' or '384x640' (height × width); '' is the model's own.
-    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'; '' is the model's own.
+    config.model.backbone = ""  # '' and 0 are the model's own, here and below.
+    config.model.pyramid_width = 0
+    config.model.pyramid_cells = 0
+    config.model.head_depth = 0
+    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
@@ -226,8 +231,9 @@ def spec_of(config: ConfigDict, num_classes: int) -> ModelSpec:
     changes: dict[str, Any] = {"num_classes": num_classes}
     if config.model.image_size:
         changes["image_size"] = parse_size(config.model.image_size)
-    if config.model.fusion:
-        changes["fusion"] = config.model.fusion
+    for name in ("backbone", "pyramid_width", "pyramid_cells", "head_depth", "fusion"):
+        if config.model[name]:
+            changes[name] = config.model[name]
     if config.model.drop_connect >= 0:
         changes["survival_probability"] = 1.0 - config.model.drop_connect
     try:
@@ -263,7 +269,7 @@ def detect_options(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.eval.items() if key in _DETECT_OPTIONS}
 
 
-def compute_dtype(config: ConfigDict) -> jnp.dtype:
+def compute_dtype(config: ConfigDict) -> DTypeLike:
     """The dtype networks compute in; 'auto' is bfloat16 on TPU and GPU, float32 on a CPU."""
     if config.dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from effdet_jax.model.detector import Detector, Outputs
 from effdet_jax.ops import boxes as box_ops
@@ -29,10 +29,10 @@ class Detections:
       valid: [..., M] False for padding.
     """
 
-    boxes: Float[Array, "*B M 4"]
-    scores: Float[Array, "*B M"]
-    labels: Int[Array, "*B M"]
-    valid: Bool[Array, "*B M"]
+    boxes: Any
+    scores: Any
+    labels: Any
+    valid: Any
 
     def __getitem__(self, index) -> "Detections":
         return jax.tree.map(lambda array: array[index], self)
@@ -49,8 +49,9 @@ def detect(
     max_detections: int = 100,
     pre_nms_top_k: int = 5000,
     pixel_offset: float = 0.0,
+    clip_to: Float[Array, "B 2"] | None = None,
 ) -> Detections:
-    """Detections of a batch, boxes in pixels of the network input, not clipped.
+    """Detections of a batch, boxes in pixels of the network input.
 
     Args:
       outputs: raw predictions.
@@ -62,6 +63,8 @@ def detect(
       max_detections: M.
       pre_nms_top_k: (anchor, class) pairs that enter NMS.
       pixel_offset: see `ops.nms.hard_nms`.
+      clip_to: (height, width) per image that boxes are cut to before NMS, as effdet does; the
+        reference doesn't.
 
     Raises:
       ValueError: an unknown method.
@@ -70,9 +73,11 @@ def detect(
         raise ValueError(f"NMS method '{method}' is unknown; there are {', '.join(NMS_METHODS)}")
     flat_anchors = jnp.concatenate([jnp.reshape(level, (-1, 4)) for level in anchors.values()])
 
-    def one_image(logits, deltas):
+    def one_image(logits, deltas, limits):
         best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
         boxes = box_ops.decode(deltas[indices], flat_anchors[indices])
+        if limits is not None:
+            boxes = box_ops.clip(boxes, limits)
         scores = jax.nn.sigmoid(best)
         scores = jnp.where(scores >= score_threshold, scores, -jnp.inf)
         options = {"max_detections": max_detections, "pixel_offset": pixel_offset}
@@ -89,7 +94,7 @@ def detect(
         )
 
     return jax.vmap(one_image)(
-        _flatten_levels(outputs.class_logits), _flatten_levels(outputs.box_deltas)
+        _flatten_levels(outputs.class_logits), _flatten_levels(outputs.box_deltas), clip_to
     )
 
 

@@ -59,21 +59,25 @@ def iou_loss(
     """1 - IoU, or its generalised, distance or complete form, of paired yxyx boxes.
 
     GIoU: arXiv:1902.09630; DIoU and CIoU: arXiv:1911.08287. CIoU's weight α gets no gradient.
-    A zero-area target or prediction has loss 0 (the reference masks it).
+    A target without height or width has loss 0; negative sides count as 0 (as in the reference).
 
     Raises:
       ValueError: `kind` isn't one of `IOU_LOSSES`.
     """
     if kind not in IOU_LOSSES:
         raise ValueError(f"IoU loss '{kind}' is unknown; there are {', '.join(IOU_LOSSES)}")
+    y, x, height, width = box_ops.centers_and_sizes(predictions)
+    target_y, target_x, target_height, target_width = box_ops.centers_and_sizes(targets)
+    real = (target_height > 0) & (target_width > 0)
+    height, width, target_height, target_width = (
+        jnp.maximum(side, 0.0) for side in (height, width, target_height, target_width)
+    )
     shared = box_ops.intersection(predictions, targets)
-    union = box_ops.area(predictions) + box_ops.area(targets) - shared
+    union = height * width + target_height * target_width - shared
     value = _divide(shared, union)
     top_left = jnp.minimum(predictions[..., :2], targets[..., :2])
     bottom_right = jnp.maximum(predictions[..., 2:], targets[..., 2:])
-    hull_height, hull_width = jnp.moveaxis(bottom_right - top_left, -1, 0)
-    y, x, height, width = box_ops.centers_and_sizes(predictions)
-    target_y, target_x, target_height, target_width = box_ops.centers_and_sizes(targets)
+    hull_height, hull_width = jnp.moveaxis(jnp.maximum(bottom_right - top_left, 0.0), -1, 0)
     if kind == "giou":
         hull = hull_height * hull_width
         value -= _divide(hull - union, hull)
@@ -81,13 +85,10 @@ def iou_loss(
         distance = jnp.square(y - target_y) + jnp.square(x - target_x)
         value -= _divide(distance, jnp.square(hull_height) + jnp.square(hull_width))
     if kind == "ciou":
-        angle = jnp.arctan(_divide(target_width, target_height)) - jnp.arctan(
-            _divide(width, height)
-        )
-        shape = 4 / np.pi**2 * jnp.square(angle)
+        target_angle = jnp.arctan(_divide(target_width, target_height))
+        shape = 4 / np.pi**2 * jnp.square(target_angle - jnp.arctan(_divide(width, height)))
         trade_off = jax.lax.stop_gradient(_divide(shape, 1 - _divide(shared, union) + shape))
         value -= trade_off * shape
-    real = (box_ops.area(predictions) > 0) & (box_ops.area(targets) > 0)
     return jnp.where(real, 1 - value, 0.0)
 
 
@@ -100,7 +101,7 @@ def _divide(numerator: Array, denominator: Array) -> Array:
 def detection_loss(
     outputs: Outputs,
     targets: Targets,
-    anchors: Mapping[int, Float[np.ndarray, "_ _ A 4"]],
+    anchors: Mapping[int, Float[np.ndarray, "... A 4"]],
     *,
     alpha: float = 0.25,
     gamma: float = 1.5,
@@ -140,8 +141,9 @@ def detection_loss(
         parts["loss/box"] += jnp.sum(huber) / (4.0 * normalizer)
         if iou_kind:
             # The mask multiplies decoded boxes, as in the reference: masked sides become 0.
-            boxes = jnp.where(mask, box_ops.decode(deltas, anchors[level]), 0.0)
-            wanted_boxes = jnp.where(mask, box_ops.decode(wanted, anchors[level]), 0.0)
+            level_anchors = jnp.asarray(anchors[level])
+            boxes = jnp.where(mask, box_ops.decode(deltas, level_anchors), 0.0)
+            wanted_boxes = jnp.where(mask, box_ops.decode(wanted, level_anchors), 0.0)
             iou = iou_loss(boxes, wanted_boxes, kind=iou_kind)
             parts["loss/iou"] += jnp.sum(iou) / (4.0 * normalizer)
     total = parts["loss/class"] + box_weight * parts["loss/box"]

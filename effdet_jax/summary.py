@@ -9,7 +9,6 @@ from collections import Counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -50,10 +49,8 @@ def summarize(spec: ModelSpec) -> dict[str, Any]:
     one per level and a `total`; `activations` the shape of each part's output per level.
     Multiply-adds are those of the convolutions: output values × inputs that each one sums.
     """
-    model = Detector(spec)
-    parameters = abstract_variables(model)["params"]
+    parameters, adds, shapes = _trace(Detector(spec))
     counts = {part: sum(leaf.size for leaf in jax.tree.leaves(parameters[part])) for part in PARTS}
-    adds, shapes = _trace(model)
     anchors = {f"P{level}": a[..., 0].size for level, a in spec_anchors(spec).items()}
     return {
         "model": spec.name,
@@ -69,10 +66,10 @@ def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def _trace(model: Detector) -> tuple[Counter, dict[str, dict[str, list[int]]]]:
-    """Multiply-adds and output shapes per part, from an abstract run of the network."""
+def _trace(model: Detector) -> tuple[dict[str, Any], Counter[str], dict[str, Any]]:
+    """Abstract parameters, multiply-adds and output shapes per part, from one abstract run."""
     adds: Counter[str] = Counter()
-    shapes: dict[str, dict[str, list[int]]] = {}
+    shapes: dict[str, Any] = {}
 
     def count(call, args, kwargs, context):
         outputs = call(*args, **kwargs)
@@ -87,13 +84,9 @@ def _trace(model: Detector) -> tuple[Counter, dict[str, dict[str, list[int]]]]:
             shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in outputs.items()}
         return outputs
 
-    def run_network(variables, images):
-        with nn.intercept_methods(count):
-            return model.apply(variables, images)
-
-    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
-    jax.eval_shape(run_network, abstract_variables(model), images)
-    return adds, shapes
+    with nn.intercept_methods(count):
+        variables = abstract_variables(model)
+    return variables["params"], adds, shapes
 
 
 def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:

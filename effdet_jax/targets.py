@@ -1,6 +1,7 @@
 """What the heads should predict: anchors × ground-truth boxes → `Targets` per level."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,9 +27,9 @@ class Targets:
       num_positives: [B] matched anchors per image.
     """
 
-    labels: dict[int, Int[Array, "B _ _ A"]]
-    box_deltas: dict[int, Float[Array, "B _ _ A 4"]]
-    num_positives: Float[Array, " B"]
+    labels: dict[int, Any]
+    box_deltas: dict[int, Any]
+    num_positives: Any
 
 
 def spec_anchors(spec: ModelSpec) -> dict[int, np.ndarray]:

@@ -62,12 +62,15 @@ class ModelSpec:
     def __post_init__(self):
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion '{self.fusion}' is unknown; there are {', '.join(FUSIONS)}")
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes is {self.num_classes}; a detector needs at least 1")
+        for name in ("num_classes", "pyramid_width", "pyramid_cells", "head_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size {self.image_size} has a side below 1 px")
         sizes = [feature_size(self.image_size, level) for level in self.levels]
         for level, finer, coarser in zip(self.levels[1:], sizes, sizes[1:]):
             # Once a side is down to one row, the other can't go on shrinking alone.
-            if (finer[0] > coarser[0]) != (finer[1] > coarser[1]) or min(self.image_size) < 1:
+            if (finer[0] > coarser[0]) != (finer[1] > coarser[1]):
                 raise ValueError(
                     f"image_size {self.image_size[0]}×{self.image_size[1]} can't be: "
                     f"P{level - 1} would be {finer[0]}×{finer[1]} and P{level} "

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,6 +54,7 @@ class Example:
     error: str = ""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to examples: what a pipeline reads.
 
@@ -156,7 +157,10 @@ def image_size(path: str) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # Orientations 5–8 swap the sides.
+            exif = Image.Exif()
+            if "exif" in image.info:  # `image.getexif()` would decode a whole PNG to look for it.
+                exif.load(image.info["exif"])
+            turned = exif.get(0x0112, 1) >= 5  # Orientations 5–8 swap the sides.
             return (image.width, image.height) if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise DataError(f"not a readable image: {error}") from error

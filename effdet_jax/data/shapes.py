@@ -58,8 +58,8 @@ class Shapes:
             seen_y, seen_x = np.nonzero(owner == number)
             if len(seen_y) < max(VISIBLE_PIXELS, VISIBLE_SHARE * drawn):
                 continue
-            box = seen_y.min(), seen_x.min(), seen_y.max() + 1, seen_x.max() + 1
-            rows.append((box, label, False, float(len(seen_y))))
+            box = (seen_y.min(), seen_x.min(), seen_y.max() + 1, seen_x.max() + 1)
+            rows.append(([float(side) for side in box], label, False, float(len(seen_y))))
         truth = make_truth(index, self.size, rows)
         return Example(np.clip(image, 0, 255).astype(np.uint8), truth)
 

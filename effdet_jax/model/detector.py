@@ -1,8 +1,11 @@
 """The detector: backbone → pyramid → class head, box head."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.labels import Labels
@@ -14,15 +17,15 @@ from effdet_jax.variants import ModelSpec
 
 @struct.dataclass
 class Outputs:
-    """Raw predictions per level.
+    """Raw predictions per level. (Fields are typed loosely: jax rebuilds trees of shapes, too.)
 
     Attributes:
       class_logits: {level: [B, H, W, A, K]}, before the sigmoid.
       box_deltas: {level: [B, H, W, A, 4]}, see `ops.boxes.encode`.
     """
 
-    class_logits: dict[int, Float[Array, "B _ _ A K"]]
-    box_deltas: dict[int, Float[Array, "B _ _ A 4"]]
+    class_logits: dict[int, Any]
+    box_deltas: dict[int, Any]
 
 
 class Detector(nn.Module):
@@ -39,7 +42,7 @@ class Detector(nn.Module):
 
     spec: ModelSpec
     labels: Labels | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Outputs:

@@ -8,6 +8,7 @@ import math
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.model.layers import Conv, DepthwiseConv, drop_connect
@@ -98,7 +99,7 @@ class SqueezeExcite(nn.Module):
 
     squeezed: int
     act: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -124,7 +125,7 @@ class MBConv(nn.Module):
     use_se: bool
     act: str
     survival_probability: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
@@ -161,7 +162,7 @@ class EfficientNet(nn.Module):
     variant: str
     act: str = "swish"
     survival_probability: float = 1.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.model.layers import SeparableConv, truncated_lecun_normal
@@ -32,7 +33,7 @@ class Head(nn.Module):
     depth: int
     bias: float = 0.0
     act: str = "swish"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

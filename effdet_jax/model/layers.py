@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.ops.resample import same_padding, shifted_slices
@@ -64,7 +65,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: nn.initializers.Initializer = conv_kernel_init
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
@@ -135,7 +136,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     stride: int = 1
     kernel_init: nn.initializers.Initializer = conv_kernel_init
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -248,7 +249,7 @@ class SeparableConv(nn.Module):
     features: int
     kernel_init: nn.initializers.Initializer = glorot_uniform
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:

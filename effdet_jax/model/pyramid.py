@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.model.fusion import Fusion
@@ -21,7 +22,7 @@ class Resample(nn.Module):
     """
 
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -46,7 +47,7 @@ class FusionNode(nn.Module):
     width: int
     fusion: str
     act: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -68,7 +69,7 @@ class PyramidCell(nn.Module):
     width: int
     fusion: str
     act: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool) -> Features:
@@ -102,7 +103,7 @@ class Pyramid(nn.Module):
     max_level: int = 7
     fusion: str = "fast"
     act: str = "swish"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:

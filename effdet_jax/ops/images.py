@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 
@@ -11,7 +12,7 @@ def normalize(
     content: Int[Array, "B 2"],
     mean: Sequence[float],
     std: Sequence[float],
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B H W 3"]:
     """(image - mean) / std, and zeros where the image doesn't reach: padding is the mean colour.
 

@@ -35,7 +35,9 @@ def match(
       threshold: least IoU of step 1.
     """
     num_slots, num_anchors = boxes.shape[1], anchors.shape[0]
-    used_slots = jnp.max(jnp.where(valid, jnp.arange(num_slots) + 1, 0), initial=0)
+    if num_slots == 0:
+        return jnp.full((boxes.shape[0], num_anchors), UNMATCHED, jnp.int32)
+    used_slots = jnp.max(jnp.where(valid, jnp.arange(num_slots) + 1, 0))
 
     def one_image(boxes, valid):
         def one_box(index, state):

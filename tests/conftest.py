@@ -1,0 +1,49 @@
+"""Shared by all tests: eight fake CPU devices, and the recorded references where they exist."""
+
+import os
+import pathlib
+
+# Before jax starts: sharding tests need several devices, and a CPU has one.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get(
+    "XLA_FLAGS", ""
+)
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Recorded outputs of other implementations, and real images: not part of the project.
+SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))
+
+
+def shared(relative: str) -> pathlib.Path:
+    """A recorded reference or real data; the test is skipped where it isn't there."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"needs {relative} below EFFDET_JAX_SHARED (default: ../shared)")
+    return path
+
+
+def random_variables(model, seed: int = 0):
+    """Variables of a model, drawn by numpy: compiling `model.init` takes many times as long."""
+    rng = np.random.default_rng(seed)
+    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), np.float32)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = max(1, leaf.size // leaf.shape[-1]) if leaf.shape[2] > 1 else 9
+            return (rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
+        if name in ("var", "scale", "weights"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return (0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.device_put(jax.tree.map_with_path(draw, shapes))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

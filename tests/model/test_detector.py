@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effdet_jax.model.detector import Detector
+from effdet_jax.model.heads import CLASS_BIAS
+from effdet_jax.variants import model_spec
+from tests.conftest import random_variables
+
+
+def output_shapes(spec, **call):
+    model = Detector(spec)
+    images = jax.ShapeDtypeStruct((2, *spec.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return variables, jax.eval_shape(lambda v, x: model.apply(v, x, **call), variables, images)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        # Lite0's own size: P7 of 3 rows is brought up to P6's 5.
+        ("efficientdet-lite0", (320, 320), [(40, 40), (20, 20), (10, 10), (5, 5), (3, 3)]),
+        ("efficientdet-d0", (499, 333), [(63, 42), (32, 21), (16, 11), (8, 6), (4, 3)]),
+        ("efficientdet-d0", (511, 513), [(64, 65), (32, 33), (16, 17), (8, 9), (4, 5)]),
+        ("efficientdet-d7x", (256, 384), [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]),
+        ("efficientdet-d0", (64, 64), [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]),
+    ],
+)
+def test_any_image_size_works(name, size, expected):
+    spec = model_spec(name, image_size=size, num_classes=5)
+    _, outputs = output_shapes(spec)
+    assert [x.shape for x in outputs.class_logits.values()] == [
+        (2, *side, 9, 5) for side in expected
+    ]
+    assert [x.shape for x in outputs.box_deltas.values()] == [(2, *side, 9, 4) for side in expected]
+    assert list(outputs.class_logits) == list(spec.levels)
+
+
+def test_parameter_paths_are_the_documented_ones():
+    variables, _ = output_shapes(model_spec("efficientdet-d0", image_size=(128, 128)))
+    params = variables["params"]
+    assert params["pyramid"]["cell_0"]["P4_td"]["fusion"]["weights"].shape == (2,)
+    # Every consumer of a backbone level has its own 1×1 convolution, in the first cell only.
+    assert params["pyramid"]["cell_0"]["P4_td"]["P4_in"]["conv"]["kernel"].shape == (1, 1, 112, 64)
+    assert params["pyramid"]["cell_0"]["P4_out"]["P4_in"]["conv"]["kernel"].shape == (1, 1, 112, 64)
+    assert "P4_in" not in params["pyramid"]["cell_1"]["P4_out"]
+    assert params["class_head"]["predict"]["pointwise"]["kernel"].shape == (1, 1, 64, 810)
+    assert set(params["class_head"]) == {"predict", "conv_0", "conv_1", "conv_2"} | {
+        f"bn_{repeat}_P{level}" for repeat in range(3) for level in range(3, 8)
+    }
+
+
+def test_sum_fusion_has_no_weights():
+    variables, _ = output_shapes(model_spec("efficientdet-d6", image_size=(128, 128)))
+    assert "fusion" not in variables["params"]["pyramid"]["cell_0"]["P4_td"]
+
+
+def test_class_bias_is_probability_one_hundredth():
+    np.testing.assert_allclose(1 / (1 + np.exp(-CLASS_BIAS)), 0.01)
+    np.testing.assert_allclose(CLASS_BIAS, -4.59511985)
+
+
+def test_drop_connect_needs_training_and_changes_the_output():
+    spec = model_spec(
+        "efficientdet-lite0", image_size=(64, 64), num_classes=2, pyramid_cells=1, head_depth=1
+    )
+    model = Detector(spec)
+    variables = random_variables(model)
+    images = jnp.ones((2, 64, 64, 3))
+
+    @jax.jit
+    def train(key):
+        outputs, _ = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"drop_connect": key}
+        )
+        return outputs.class_logits[3]
+
+    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 3))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_bfloat16_computes_near_float32():
+    spec = model_spec("efficientdet-lite0", image_size=(64, 64), pyramid_cells=1, head_depth=1)
+    variables = random_variables(Detector(spec))
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 64, 3)).astype(np.float32))
+    wide, narrow = (
+        jax.jit(Detector(spec, dtype=dtype).apply)(variables, images)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert narrow.class_logits[3].dtype == jnp.bfloat16
+    scale = np.abs(wide.class_logits[3]).max()
+    difference = np.abs(narrow.class_logits[3].astype(jnp.float32) - wide.class_logits[3]).max()
+    assert 0 < difference < 0.1 * scale

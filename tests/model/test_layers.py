@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from effdet_jax.model import layers
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def assert_same_gradients(ours, theirs, *arguments):
+    """Of a scalar of two functions' results, with respect to both arguments."""
+
+    def gradients(function):
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(*arguments)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients(ours), gradients(theirs)
+    )
+
+
+def grouped(x, kernel, stride):
+    """XLA's own grouped convolution, the form used on TPU and GPU."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 10), (1, 1), (2, 5)])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_forms_agree_in_value_and_gradient(rng, size, kernel_size, stride):
+    x = jnp.asarray(rng.normal(size=(2, *size, 6)).astype(np.float32))
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 1, 6)).astype(np.float32))
+    ours, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, stride), x, kernel)
+    expected, pullback_of_xla = jax.vjp(lambda x, k: grouped(x, k, stride), x, kernel)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    cotangent = jnp.asarray(rng.normal(size=expected.shape).astype(np.float32))
+    for found, wanted in zip(pullback(cotangent), pullback_of_xla(cotangent)):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_depthwise_keeps_bfloat16(rng):
+    x = jnp.asarray(rng.normal(size=(1, 8, 8, 4))).astype(jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4))).astype(jnp.bfloat16)
+    y, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, 1), x, kernel)
+    assert {a.dtype for a in (y, *pullback(y))} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9)])
+def test_stem_convolution_equals_xla(rng, size):
+    conv = layers.Conv(5, kernel_size=3, stride=2)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)).astype(np.float32))
+    variables = conv.init(jax.random.key(0), x)
+
+    def xla(variables, x):
+        kernel = variables["params"]["kernel"]
+        return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=NHWC)
+
+    np.testing.assert_allclose(conv.apply(variables, x), xla(variables, x), atol=1e-5)
+    assert_same_gradients(conv.apply, xla, variables, x)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 3)])
+def test_pointwise_gradients_equal_autodiff(rng, inputs, outputs):
+    x = jnp.asarray(rng.normal(size=(2, 4, 5, inputs)).astype(np.float32))
+    kernel = jnp.asarray(rng.normal(size=(inputs, outputs)).astype(np.float32))
+    assert_same_gradients(layers.pointwise_conv, jnp.dot, x, kernel)
+
+
+def test_separable_convolution_is_depthwise_then_pointwise_with_bias(rng):
+    x = jnp.asarray(rng.normal(size=(1, 6, 6, 4)).astype(np.float32))
+    module = layers.SeparableConv(3, bias_init=nn.initializers.constant(2.0))
+    variables = module.init(jax.random.key(1), x)
+    params = variables["params"]
+    by_hand = grouped(x, params["depthwise"]["kernel"], 1) @ params["pointwise"]["kernel"][0, 0] + 2
+    np.testing.assert_allclose(module.apply(variables, x), by_hand, atol=1e-5)
+
+
+# Standard deviations by arithmetic, as TensorFlow counts fans (a depthwise kernel's last dimension
+# is 1 there, and its fan_in is 9·C).
+@pytest.mark.parametrize(
+    ("init", "shape", "expected"),
+    [
+        (layers.conv_kernel_init, (1, 1, 64, 200), np.sqrt(2 / 200)),
+        (layers.conv_kernel_init, (3, 3, 3, 600), np.sqrt(2 / (9 * 600))),
+        (layers.conv_kernel_init, (5, 5, 1, 800), np.sqrt(2 / 25)),
+        (layers.glorot_uniform, (1, 1, 100, 300), np.sqrt(2 / 400)),
+        (layers.glorot_uniform, (3, 3, 1, 900), np.sqrt(2 / (9 * 900 + 9))),
+        (layers.truncated_lecun_normal, (1, 1, 90, 400), np.sqrt(1 / 90)),
+        (layers.truncated_lecun_normal, (3, 3, 1, 900), np.sqrt(1 / (9 * 900))),
+    ],
+)
+def test_initialisers_have_the_reference_deviation(init, shape, expected):
+    values = np.asarray(init(jax.random.key(0), shape))
+    np.testing.assert_allclose(values.std(), expected, rtol=0.03)
+    np.testing.assert_allclose(values.mean(), 0, atol=4 * expected / np.sqrt(values.size))
+    if init is layers.glorot_uniform:  # Uniform: bounded by √3 deviations.
+        assert np.abs(values).max() <= np.sqrt(3) * expected * 1.0001
+    if init is layers.truncated_lecun_normal:  # Cut at two deviations of the uncut normal.
+        assert np.abs(values).max() <= 2 * expected / 0.8796256 * 1.0001
+
+
+def test_drop_connect_drops_whole_examples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 2, 3))
+    y = np.asarray(layers.drop_connect(x, 0.8, jax.random.key(0)))
+    per_example = y.reshape(4000, -1)
+    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.8)}
+    assert (per_example == per_example[:, :1]).all()
+    np.testing.assert_allclose((per_example[:, 0] > 0).mean(), 0.8, atol=0.02)

@@ -1,0 +1,14 @@
+import jax.numpy as jnp
+import numpy as np
+
+from effdet_jax.ops.images import normalize
+
+
+def test_normalizes_and_zeroes_the_padding():
+    images = jnp.full((1, 2, 3, 3), 200, jnp.uint8)
+    content = jnp.array([[1, 2]], jnp.int32)
+    found = normalize(images, content, mean=(100.0, 100.0, 0.0), std=(50.0, 100.0, 200.0))
+    expected = np.zeros((2, 3, 3))
+    expected[0, :2] = [2.0, 1.0, 1.0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    assert normalize(images, content, (0.0,) * 3, (1.0,) * 3, jnp.bfloat16).dtype == jnp.bfloat16
