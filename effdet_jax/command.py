@@ -12,9 +12,10 @@ from effdet_jax.checkpoint import CheckpointError
 from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.data.examples import DataError
+from effdet_jax.training.watch import TrainingError
 
-# Mistakes of a user, whose message says all there is to say.
-USER_ERRORS = (CheckpointError, ConfigError, ConversionError, DataError)
+# Errors whose message says all that a user needs.
+USER_ERRORS = (CheckpointError, ConfigError, ConversionError, DataError, TrainingError)
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
@@ -35,7 +36,7 @@ def run(
 ):
     """Parses the command line and calls `main` with a keyword per flag; exits with its status.
 
-    A mistake of the user ends with its message and status 2, without a traceback.
+    Errors a user can mend end with their message and status 2, without a traceback.
 
     Args:
       define_flags: defines the flags and returns them by keyword.

@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.model.pyramid_cells = 0
     config.model.head_depth = 0
     config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'.
+    config.model.anchor_scale = 0.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
@@ -145,7 +146,7 @@ def coco(name: str, arg: str | None = None, *, num_epochs: float = 300.0) -> Con
     return smoke(config) if mode == "smoke" else config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'optim.learning_rate': 0.08, …}."""
     flat = {}
     for name, value in config.items():
@@ -157,7 +158,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def nearest_key(key: str) -> str:
     """The known key most like a misspelt one: by its whole path, or by its last part alone."""
     keys = list(flatten(get_config()))
-    by_last_part = {known.rsplit(".", 1)[-1]: known for known in keys}
+    # Of two with the same last part, the first: 'batch_size', not 'eval.batch_size'.
+    by_last_part = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
     last = key.rsplit(".", 1)[-1]
     if last in by_last_part:
         return by_last_part[last]
@@ -231,7 +233,14 @@ def spec_of(config: ConfigDict, num_classes: int) -> ModelSpec:
     changes: dict[str, Any] = {"num_classes": num_classes}
     if config.model.image_size:
         changes["image_size"] = parse_size(config.model.image_size)
-    for name in ("backbone", "pyramid_width", "pyramid_cells", "head_depth", "fusion"):
+    for name in (
+        "backbone",
+        "pyramid_width",
+        "pyramid_cells",
+        "head_depth",
+        "fusion",
+        "anchor_scale",
+    ):
         if config.model[name]:
             changes[name] = config.model[name]
     if config.model.drop_connect >= 0:
@@ -276,7 +285,7 @@ def compute_dtype(config: ConfigDict) -> DTypeLike:
     return jnp.dtype(config.dtype)
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The config as plain JSON types, for checkpoints."""
     return {
         name: plain(value)

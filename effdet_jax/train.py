@@ -101,6 +101,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     metadata = Metadata(model.spec, labels, configs.plain(config))
     state = _initial_state(config, model, optimizer, mesh, last, metadata)
     start_step = int(state.step)
+    if start_step >= plan.total_steps:
+        print(f"nothing to do: '{workdir}' has trained {start_step} of {plan.total_steps} steps")
+        return dict(last.metadata().metrics)
     writer = MetricWriter(workdir, start_step)
     _write_config(workdir, metadata.config)
 

@@ -103,7 +103,9 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """For the banner: a line of counts, then one per reason."""
-        text = f"{self.images} images ({self.empty} without boxes), {self.boxes} boxes"
+        text = f"{self.images} images"
+        if self.boxes:  # Else they are known only as they are read.
+            text += f" ({self.empty} without boxes), {self.boxes} boxes"
         lines = [text + (f", {self.crowd} crowd" if self.crowd else "")]
         for reason, count in self._counts.most_common():
             lines.append(f"{count} × {reason}, first: {'; '.join(self._dropped[reason])}")

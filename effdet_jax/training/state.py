@@ -24,10 +24,10 @@ class TrainState:
       ema: {'params', 'batch_stats'} moving averages, what evaluation and export use.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState
+    opt_state: Any
     ema: dict[str, Any]
 
 

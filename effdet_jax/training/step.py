@@ -60,7 +60,7 @@ def make_train_step(
             return loss, (parts, updated["batch_stats"])
 
         grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-        rate = learning_rate(state.step)
+        rate = jnp.asarray(learning_rate(state.step), jnp.float32)
         new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
         finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
         metrics = {
@@ -97,7 +97,7 @@ def apply_gradients(
     if ema:
         average = optax.incremental_update(average, state.ema, 1.0 - ema_decay(step, ema))
     state = TrainState(step, params, batch_stats, opt_state, average)
-    return state, optax.global_norm(grads)
+    return state, optax.tree.norm(grads)
 
 
 def keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:

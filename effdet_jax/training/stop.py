@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C as a wish to stop, granted between two steps."""
 
 import signal
-from typing import Any, Self
+from typing import Any
 
 
 class StopSignal:
@@ -11,7 +11,7 @@ class StopSignal:
         self.requested = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._request)

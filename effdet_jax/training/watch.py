@@ -53,7 +53,7 @@ class StepWatch:
         self._waited += time.time() - began
         return batch
 
-    def add(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, jax.Array]):
+    def add(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, Any]):
         """Step number `step` has begun on `batch`; the one before it is done now, and is checked.
 
         Raises:
@@ -131,7 +131,7 @@ class StepWatch:
             print(f"warning: {self._describe(index)}: {what}", flush=True)
 
 
-def mean_metrics(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean of each metric over the finite steps of an interval; NaN where there is none."""
     finite = [row for row in rows if row["finite"]]
     return {

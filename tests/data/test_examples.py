@@ -78,7 +78,10 @@ def test_annotations_of_the_stored_size_keep_the_image_as_stored():
     [
         (b"", "the file is empty"),
         (b"this is text", "not a readable image"),
-        (encoded(Image.fromarray(RED_TOP.repeat(40, 0).repeat(40, 1)), "JPEG")[:-900], "(?i)truncated"),
+        (
+            encoded(Image.fromarray(RED_TOP.repeat(40, 0).repeat(40, 1)), "JPEG")[:-900],
+            "(?i)truncated",
+        ),
     ],
 )
 def test_broken_files_say_so(data, message):

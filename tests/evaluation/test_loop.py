@@ -1,0 +1,115 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effdet_jax.data.examples import DataReport, Example, make_truth, unreadable
+from effdet_jax.data.pipeline import eval_batches
+from effdet_jax.detections import Detections, make_detect
+from effdet_jax.evaluation.loop import evaluate
+from effdet_jax.labels import Labels
+from effdet_jax.model.detector import Detector
+from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+from effdet_jax.variants import model_spec
+from tests.conftest import random_variables
+
+
+class Images:
+    """Images of one grey level each, the level being the index, with one box; some are broken."""
+
+    endless = False
+
+    def __init__(self, length, broken=()):
+        self.labels = Labels(("cat",), (7,))
+        self.report = DataReport()
+        self._length, self._broken = length, broken
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        truth = self._truth(index)
+        if index in self._broken:
+            return unreadable(truth.image_id, truth.size, "broken")
+        return Example(np.full((30, 40, 3), index, np.uint8), truth)
+
+    def _truth(self, index):
+        return make_truth(f"{index}.png", (30, 40), [((5.0, 10.0, 25.0, 30.0), 0, False, 400.0)])
+
+    def describe(self, index):
+        return f"image {index}"
+
+    def ground_truth(self):
+        return (self._truth(index) for index in range(len(self)))
+
+
+def find_the_box(variables, batch):
+    """Stands in for a detector: the true box, with the image's grey level as its score."""
+    rows = len(batch["image"])
+    level = batch["image"][:, 0, 0, 0].astype(jnp.float32)
+    return Detections(
+        boxes=jnp.tile(jnp.array([[[5.0, 10.0, 25.0, 30.0]]]), (rows, 1, 1)),
+        scores=level[:, None] / 255,
+        labels=jnp.zeros((rows, 1), jnp.int32),
+        valid=jnp.ones((rows, 1), bool),
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("length", [1, 8, 13])
+def test_every_image_counts_once_on_any_number_of_devices(devices, length):
+    mesh = make_mesh(8, jax.devices()[:devices])
+    source = Images(length)
+    result = evaluate(
+        jax.jit(find_the_box, in_shardings=(replicated(mesh), split_batch(mesh))),
+        jnp.zeros(()),
+        source,
+        eval_batches(source, image_size=(64, 64), batch_size=8),
+        lambda batch: place_batch(batch, mesh),
+    )
+    assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in range(length)]
+    assert [round(row["score"] * 255) for row in result.results] == list(range(length))
+    assert {row["category_id"] for row in result.results} == {7}
+    assert result.metrics.num_images == length
+    np.testing.assert_allclose(result.metrics.summary["AP"], 1.0)
+
+
+def test_broken_images_are_named_and_count_as_missed():
+    source = Images(4, broken=(2,))
+    batches = eval_batches(source, image_size=(64, 64), batch_size=3)
+    result = evaluate(jax.jit(find_the_box), jnp.zeros(()), source, batches, lambda batch: batch)
+    assert result.unreadable == ["image 2"] and result.metrics.num_images == 4
+    np.testing.assert_allclose(result.metrics.summary["AR100"], 0.75)
+
+
+@functools.cache
+def tiny_detector():
+    spec = model_spec(
+        "efficientdet-lite0", image_size=(64, 64), num_classes=1, pyramid_cells=1, head_depth=1
+    )
+    model = Detector(spec)
+    return model, random_variables(model)
+
+
+def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
+    model, variables = tiny_detector()
+    source = Images(5)
+
+    def results_on(devices):
+        mesh = make_mesh(8, jax.devices()[:devices])
+        detect = jax.jit(
+            make_detect(model, max_detections=10, pre_nms_top_k=100),
+            in_shardings=(replicated(mesh), split_batch(mesh)),
+        )
+        batches = eval_batches(source, image_size=(64, 64), batch_size=8)
+        place = functools.partial(place_batch, mesh=mesh)
+        return evaluate(detect, variables, source, batches, place).results
+
+    one, eight = results_on(1), results_on(8)
+    assert [row["image_id"] for row in one] == [row["image_id"] for row in eight]
+    for name in ("bbox", "score"):
+        np.testing.assert_allclose(
+            np.array([row[name] for row in one]), np.array([row[name] for row in eight]), atol=2e-3
+        )

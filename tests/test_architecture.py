@@ -1,0 +1,111 @@
+"""The floors of the house: an import goes down, or sideways inside its own room."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "effdet_jax"
+FLOORS = (
+    {"ops", "labels"},
+    {"data", "variants"},
+    {"targets", "model"},
+    {"config", "checkpoint"},
+    {"losses", "detections", "convert"},
+    {"render", "predictor", "training", "evaluation"},
+    {"command"},
+    {"train", "evaluate", "predict", "summary", "benchmark"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Full names of all that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down(path):
+    room = room_of(path)
+    for name in imports(path):
+        if not name.startswith("effdet_jax."):
+            continue
+        other = name.split(".")[1]
+        assert other == room or FLOOR_OF[other] < FLOOR_OF[room], (
+            f"{name_of(path)} (floor {FLOOR_OF[room]}) imports {name} (floor {FLOOR_OF[other]})"
+        )
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize(
+    ("rooms", "banned"),
+    [
+        # Worker processes import it, and mustn't start a device.
+        ({"data", "labels"}, {"jax", "flax", "optax"}),
+        ({"ops", "model", "losses", "targets", "detections", "variants"}, {"ml_collections"}),
+        ({"training", "evaluation", "render", "predictor", "convert"}, {"ml_collections"}),
+        (set(FLOOR_OF), {"tensorflow", "torch", "effdet", "timm", "keras"}),
+    ],
+)
+def test_rooms_keep_to_their_libraries(rooms, banned):
+    for path in FILES:
+        if room_of(path) in rooms:
+            found = {name.split(".")[0] for name in imports(path)} & banned
+            assert not found, f"{name_of(path)} imports {found}"
+
+
+def test_files_and_functions_stay_readable():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        most = 450 if path.name == "train.py" else 350
+        assert len(text.splitlines()) <= most, f"{name_of(path)} is too long"
+        assert ast.get_docstring(ast.parse(text)), f"{name_of(path)} doesn't say what it is"
+
+
+def test_tests_mirror_modules():
+    modules = {path.relative_to(PACKAGE).with_suffix("") for path in FILES}
+    known = {path.parent / f"test_{path.name}" for path in modules}
+    known |= {path.parent / f"test_{path.parent.name}" for path in modules}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        stem = path.relative_to(ROOT / "tests").with_suffix("")
+        about_more = {"test_architecture", "test_configs", "test_goldens", "test_api"}
+        assert stem in known or stem.name in about_more, f"tests/{stem}.py mirrors no module"
+
+
+def test_importing_the_package_loads_nothing_heavy_and_starts_no_device():
+    program = """
+import sys
+import effdet_jax
+heavy = {"tensorflow", "torch", "grain", "tensorflow_datasets", "pycocotools", "jax", "cv2"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert set(effdet_jax.__all__) <= set(dir(effdet_jax))
+effdet_jax.Detector, effdet_jax.load, effdet_jax.Predictor
+heavy = {"tensorflow", "torch", "grain", "tensorflow_datasets", "pycocotools"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import jax
+assert not jax._src.xla_bridge._backends, "a device was started"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,139 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from effdet_jax.checkpoint import (
+    BEST,
+    LAST,
+    CheckpointError,
+    Checkpoints,
+    Metadata,
+    abstract_arrays,
+    find_checkpoint,
+    load_model,
+    merge_variables,
+)
+from effdet_jax.labels import Labels
+from effdet_jax.model.detector import Detector
+from effdet_jax.variants import model_spec
+from tests.conftest import random_variables
+
+SPEC = model_spec(
+    "efficientdet-lite0", image_size=(64, 64), num_classes=2, pyramid_cells=1, head_depth=1
+)
+LABELS = Labels(("cat", "dog"), (5, 9))
+ONE = {"w": np.ones(1)}  # Orbax wants something in every part.
+METADATA = Metadata(SPEC, LABELS, {"optim": {"learning_rate": 0.1}, "drop": [1.0, 2.0]})
+
+
+def at(step, **metrics):
+    return dataclasses.replace(METADATA, step=step, metrics=metrics)
+
+
+def on_one_device(tree):
+    return abstract_arrays(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    train, ema = {"w": jnp.arange(3.0)}, {"w": jnp.arange(3.0) / 3}
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.latest_step is None
+    checkpoints.save(at(7, **{"eval/AP": 0.5}), train, ema)
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "c")
+    assert again.latest_step == 7 and again.metadata() == at(7, **{"eval/AP": 0.5})
+    loaded = again.load(train=on_one_device(train), ema=on_one_device(ema))
+    jax.tree.map(np.testing.assert_array_equal, loaded, {"train": train, "ema": ema})
+
+
+def test_only_the_latest_are_kept_and_one_that_exists_is_replaced(tmp_path):
+    for steps in ((1, 2, 3), (3,)):
+        checkpoints = Checkpoints(tmp_path / "c", keep=2)
+        for step in steps:
+            checkpoints.save(at(step), ONE, ONE)
+        checkpoints.close()
+    steps = sorted(int(path.name) for path in (tmp_path / "c").iterdir() if path.name.isdigit())
+    assert steps == [2, 3]
+
+
+def test_arrays_that_are_donated_while_they_are_written_are_saved_as_they_were(tmp_path):
+    grow = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state = {"w": jnp.zeros((400, 5000))}  # 8 MB: the step below ends before it is written.
+    checkpoints = Checkpoints(tmp_path / "c", keep=9)
+    for step in range(1, 5):
+        state = grow(state)
+        checkpoints.save(at(step), state, ONE)
+        for _ in range(3):
+            state = grow(state)
+    checkpoints.close()
+    for step in range(1, 5):
+        loaded = ocp.load_checkpointables(
+            tmp_path / "c" / str(step), {"train": on_one_device(state)}
+        )
+        np.testing.assert_array_equal(loaded["train"]["w"], np.full((400, 5000), 4 * step - 3.0))
+
+
+def test_the_best_is_preferred_then_the_last_then_the_folder_itself(tmp_path):
+    for folder, step in ((LAST, 9), (BEST, 4), ("own", 1)):
+        checkpoints = Checkpoints(tmp_path / folder)
+        checkpoints.save(at(step), ONE, ONE)
+        checkpoints.close()
+    assert find_checkpoint(tmp_path).latest_step == 4
+    assert find_checkpoint(tmp_path / LAST).latest_step == 9
+    assert find_checkpoint(tmp_path / "own").latest_step == 1
+
+
+def test_paths_that_are_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        find_checkpoint(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="holds no checkpoint: neither checkpoints/best"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "12").mkdir()
+    with pytest.raises(CheckpointError, match="can't read the checkpoint in"):
+        load_model(tmp_path)
+
+
+def test_a_model_comes_back_with_its_spec_and_labels(tmp_path):
+    variables = random_variables(Detector(SPEC))
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(at(1), ONE, variables)
+    checkpoints.close()
+    model, loaded = load_model(tmp_path)
+    assert model.spec == SPEC and model.labels == LABELS
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+def test_a_checkpoint_without_the_parts_asked_for_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(at(1), ONE, ONE)
+    checkpoints.close()
+    with pytest.raises(CheckpointError, match="can't read the checkpoint in"):
+        load_model(tmp_path)
+
+
+def test_differences_are_named():
+    assert METADATA.difference(at(5)) == ""
+    wider = dataclasses.replace(METADATA, spec=dataclasses.replace(SPEC, pyramid_width=88))
+    assert METADATA.difference(wider) == "pyramid_width is 64 against 88"
+    others = dataclasses.replace(METADATA, labels=Labels(("cat", "cow"), (5, 9)))
+    assert METADATA.difference(others) == "class 1 is 'dog' (id 9) against 'cow' (id 9)"
+
+
+def test_merging_reports_every_tensor():
+    fresh = {"params": {"a": np.zeros(3), "b": np.zeros((2, 4)), "c": np.zeros(1)}}
+    given = {"params": {"a": np.ones(3), "b": np.ones((2, 9)), "d": np.ones(5)}}
+    merged, report = merge_variables(fresh, given)
+    assert merged["params"]["a"].tolist() == [1, 1, 1] and not merged["params"]["b"].any()
+    assert report.loaded == ("params/a",) and report.unused == ("params/d",)
+    assert report.reinitialised == ("params/b (2, 9) → (2, 4)", "params/c")
+    assert report.lines() == [
+        "loaded 1 of 3 tensors",
+        "re-initialised 2: params/b (2, 9) → (2, 4), params/c",
+        "unused 1: params/d",
+    ]
+    with pytest.raises(CheckpointError, match="another architecture"):
+        merge_variables(fresh, {"params": {"z": np.ones(1)}})

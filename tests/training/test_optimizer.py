@@ -1,0 +1,111 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effdet_jax.training.optimizer import (
+    clip_each_by_norm,
+    ema_decay,
+    is_kernel,
+    learning_rate_schedule,
+    make_optimizer,
+)
+from tests.conftest import shared
+
+
+@functools.cache
+def official():
+    return json.loads(shared("goldens/automl_misc/misc.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["cosine", "stepwise", "polynomial", "constant"])
+@pytest.mark.parametrize(
+    "run", ["d0_b128_ex120000", "d0_b64_ex118287", "voc_b64_ex5717_ep50", "short_b4_ex20_ep10"]
+)
+def test_learning_rates_equal_the_official_tables(run, method):
+    recorded = official()["lr"][f"{run}/{method}"]
+    config, derived = recorded["config"], recorded["derived"]
+    scale = config["batch_size"] / 64
+    schedule = learning_rate_schedule(
+        method,
+        peak=config["learning_rate"] * scale,
+        warmup_init=config["lr_warmup_init"] * scale,
+        warmup_steps=derived.get("lr_warmup_step", 0),
+        total_steps=derived.get("total_steps", 1),
+        drop_steps=(derived.get("first_lr_drop_step", 0), derived.get("second_lr_drop_step", 0)),
+    )
+    found = [float(schedule(jnp.int32(step))) for step in recorded["steps"]]
+    np.testing.assert_allclose(found, recorded["legacy"], rtol=3e-6, atol=2e-8)
+
+
+def test_cosine_by_hand():
+    schedule = learning_rate_schedule(
+        "cosine", peak=1.0, warmup_init=0.1, warmup_steps=10, total_steps=110
+    )
+    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(schedule(5), 0.55, rtol=1e-6)
+    np.testing.assert_allclose(schedule(50), 0.5, atol=1e-6)  # half of 110 - 10
+    np.testing.assert_allclose(schedule(100), 0.0, atol=1e-7)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="'linear' is unknown; there are cosine, stepwise"):
+        learning_rate_schedule("linear", peak=1.0, warmup_init=0.0, warmup_steps=1, total_steps=2)
+    with pytest.raises(ValueError, match="'adam' is unknown; there are sgd, adamw"):
+        make_optimizer("adam")
+
+
+def test_ema_decays_equal_the_official_ones():
+    for step, recorded in official()["ema_legacy"].items():
+        found = float(ema_decay(jnp.int32(int(step)), 0.9998))
+        np.testing.assert_allclose(found, recorded["implied_decay"], atol=2e-7)
+
+
+PARAMS = {
+    "conv": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([1.0])},
+    "fusion": {"weights": jnp.array([2.0])},
+}
+
+
+def test_weight_decay_touches_kernels_only():
+    assert is_kernel(PARAMS) == {
+        "conv": {"kernel": True, "bias": False},
+        "fusion": {"weights": False},
+    }
+    optimizer = make_optimizer(weight_decay=0.1, clip_norm=0.0, momentum=0.0)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["conv"]["kernel"], [0.3, 0.4])
+    assert updates["conv"]["bias"] == 0 and updates["fusion"]["weights"] == 0
+
+
+def test_each_gradient_is_clipped_on_its_own_then_all_together():
+    grads = {"a": {"kernel": jnp.array([30.0, 40.0])}, "b": {"kernel": jnp.array([0.0, 5.0])}}
+    clip = clip_each_by_norm(10.0)
+    clipped, _ = clip.update(grads, clip.init(grads))
+    np.testing.assert_allclose(clipped["a"]["kernel"], [6.0, 8.0], rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"]["kernel"], [0.0, 5.0])
+    optimizer = make_optimizer(weight_decay=0.0, momentum=0.0)
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    total = np.sqrt(10.0**2 + 5.0**2)  # then scaled to 10 together
+    np.testing.assert_allclose(updates["a"]["kernel"], np.array([6, 8]) * 10 / total, rtol=1e-6)
+
+
+def test_momentum_adds_up_without_nesterov():
+    optimizer = make_optimizer(weight_decay=0.0, clip_norm=0.0, momentum=0.9)
+    params = {"kernel": jnp.array([1.0])}
+    state = optimizer.init(params)
+    for expected in (1.0, 1.9, 2.71):
+        updates, state = optimizer.update({"kernel": jnp.array([1.0])}, state, params)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-6)
+
+
+def test_adamw_decays_apart_from_the_gradient():
+    optimizer = make_optimizer("adamw", weight_decay=0.1, clip_norm=0.0)
+    params = {"kernel": jnp.array([2.0])}
+    updates, _ = optimizer.update({"kernel": jnp.array([5.0])}, optimizer.init(params), params)
+    # Adam's first step is the sign of the gradient.
+    np.testing.assert_allclose(updates["kernel"], 1.0 + 0.1 * 2.0, rtol=1e-4)
