@@ -34,7 +34,7 @@ class Metadata:
       labels: its classes.
       config: the training configuration, plain JSON types.
       step: steps done.
-      metrics: evaluation results at that step, empty if there was none.
+      metrics: of the newest evaluation up to that step, empty if there was none.
     """
 
     spec: ModelSpec
@@ -82,15 +82,16 @@ class Checkpoints:
     Args:
       folder: made on the first save.
       keep: how many of the latest to keep.
+      read_only: leaves alone what another process may be writing there now.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 1):
+    def __init__(self, folder: str | os.PathLike, keep: int = 1, *, read_only: bool = False):
         self.folder = epath.Path(folder).expanduser().absolute()
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     @property
@@ -144,7 +145,7 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoints:
         raise CheckpointError(f"there is no checkpoint '{path}': no such file or folder")
     for folder in (path / BEST, path / LAST, path):
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
-            return Checkpoints(folder)
+            return Checkpoints(folder, read_only=True)
     raise CheckpointError(
         f"'{path}' holds no checkpoint: neither {BEST}, nor {LAST}, nor numbered steps. Give the "
         "--workdir of a training run"

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -20,19 +21,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from effdet_jax import config as configs
-from effdet_jax.checkpoint import (
-    BEST,
-    LAST,
-    CheckpointError,
-    Checkpoints,
-    Metadata,
-    abstract_arrays,
-    abstract_variables,
-    find_checkpoint,
-    merge_variables,
-)
+from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata, abstract_variables
 from effdet_jax.command import define_config_flag, run
-from effdet_jax.convert.pytorch import load_any_effdet
 from effdet_jax.data.examples import DataError, Source
 from effdet_jax.data.pipeline import eval_batches, train_batches
 from effdet_jax.detections import make_detect
@@ -44,7 +34,8 @@ from effdet_jax.training.metrics import MetricWriter
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.plan import Plan
 from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
-from effdet_jax.training.state import TrainState, create_state, state_of
+from effdet_jax.training.start import checkpoint_parts, resume, start
+from effdet_jax.training.state import TrainState
 from effdet_jax.training.step import make_train_step
 from effdet_jax.training.stop import StopSignal
 from effdet_jax.training.watch import StepWatch, format_duration
@@ -99,7 +90,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     last = Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)
     best = Checkpoints(os.path.join(workdir, BEST))
     metadata = Metadata(model.spec, labels, configs.plain(config))
-    state = _initial_state(config, model, optimizer, mesh, last, metadata)
+    if last.latest_step is None:
+        state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
+    else:
+        state = resume(model, optimizer, mesh, last, metadata)
     start_step = int(state.step)
     if start_step >= plan.total_steps:
         print(f"nothing to do: '{workdir}' has trained {start_step} of {plan.total_steps} steps")
@@ -135,7 +129,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     best_ap = best.metadata().metrics["eval/AP"] if best.latest_step is not None else -1.0
     metrics: dict[str, float] = {}
-    with StopSignal() as stop:
+
+    def save(checkpoints: Checkpoints, number: int, state: TrainState):
+        done = dataclasses.replace(metadata, step=number, metrics=metrics)
+        checkpoints.save(done, **checkpoint_parts(state))
+
+    with closing(last), closing(best), closing(writer), StopSignal() as stop:
         for number in range(start_step + 1, plan.total_steps + 1):
             state, step_metrics = step(state, place_batch(batch, mesh))
             watch.add(number, batch, step_metrics)
@@ -147,19 +146,16 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
                 metrics = evaluator(number, state)
                 if metrics["eval/AP"] > best_ap:
                     best_ap = metrics["eval/AP"]
-                    _save(best, metadata, number, state, metrics)
+                    save(best, number, state)
             if plan.saves_after(number) or stop.requested:
                 watch.settle()
-                _save(last, metadata, number, state, metrics)
+                save(last, number, state)
             watch.pause(time.time() - paused)
             if stop.requested:
                 print(f"stopped after step {number}; the same command goes on from there")
                 break
             if number < plan.total_steps:
                 batch = watch.next_batch(batches)
-    last.close()
-    best.close()
-    writer.close()
     print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
     return metrics
 
@@ -238,83 +234,6 @@ def _print_banner(
 def _peak(config: ConfigDict) -> float:
     """The learning rate after the warm-up: config's is for a batch of 64 (linear scaling)."""
     return config.optim.learning_rate * config.batch_size / 64
-
-
-def _initial_state(
-    config: ConfigDict,
-    model: Detector,
-    optimizer: Any,
-    mesh: Mesh,
-    last: Checkpoints,
-    metadata: Metadata,
-) -> TrainState:
-    if last.latest_step is not None:
-        saved = last.metadata()
-        if different := metadata.difference(saved):
-            raise CheckpointError(
-                f"'{last.folder}' holds another run (this one against that one): {different}. "
-                "Choose another --workdir, or start from its weights in a new one: "
-                "--config.init=THAT_WORKDIR"
-            )
-        abstract = jax.eval_shape(lambda: state_of(model_variables(model), optimizer))
-        abstract = abstract_arrays(abstract, replicated(mesh))
-        loaded = last.load(train=_train_part(abstract), ema=abstract.ema)
-        changed = _changes(saved.config, metadata.config)
-        print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
-        return TrainState(ema=loaded["ema"], **loaded["train"])
-    state = create_state(model, optimizer, config.seed, mesh)
-    if not config.init:
-        return state
-    fresh = {"params": state.params, "batch_stats": state.batch_stats}
-    variables, report = merge_variables(jax.device_get(fresh), load_weights(config.init, model))
-    print(f"init       {config.init}: " + "\n           ".join(report.lines()), flush=True)
-    return jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=replicated(mesh))(
-        variables
-    )
-
-
-def model_variables(model: Detector) -> Any:
-    """Fresh variables; under `jax.eval_shape` only their shapes."""
-    return model.init(jax.random.key(0), np.zeros((1, *model.spec.image_size, 3), np.float32))
-
-
-def load_weights(path: str, model: Detector) -> Any:
-    """Variables from a workdir or an effdet .safetensors file, whatever their class count."""
-    if path.endswith(".safetensors"):
-        return load_any_effdet(path, model.spec)
-    checkpoints = find_checkpoint(path)
-    given = Detector(checkpoints.metadata().spec)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    variables = checkpoints.load(ema=abstract_arrays(abstract_variables(given), sharding))["ema"]
-    checkpoints.close()
-    return jax.device_get(variables)
-
-
-def _train_part(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint stores beside the moving averages."""
-    names = ("step", "params", "batch_stats", "opt_state")
-    return {name: getattr(state, name) for name in names}
-
-
-def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """'optim.learning_rate 0.08 → 0.02, …'."""
-    before, after = configs.flatten(saved), configs.flatten(current)
-    return ", ".join(
-        f"{key} {before.get(key)} → {after.get(key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    )
-
-
-def _save(
-    checkpoints: Checkpoints,
-    metadata: Metadata,
-    step: int,
-    state: TrainState,
-    metrics: Mapping[str, float],
-):
-    metadata = dataclasses.replace(metadata, step=step, metrics=metrics)
-    checkpoints.save(metadata, _train_part(state), state.ema)
 
 
 def _compile_step(

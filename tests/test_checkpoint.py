@@ -60,6 +60,16 @@ def test_only_the_latest_are_kept_and_one_that_exists_is_replaced(tmp_path):
     assert steps == [2, 3]
 
 
+def test_what_a_killed_run_left_is_cleared_by_the_next_run_but_not_by_a_reader(tmp_path):
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(at(1), ONE, ONE)
+    checkpoints.close()
+    unfinished = tmp_path / BEST / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    assert find_checkpoint(tmp_path).latest_step == 1 and unfinished.exists()
+    assert Checkpoints(tmp_path / BEST).latest_step == 1 and not unfinished.exists()
+
+
 def test_arrays_that_are_donated_while_they_are_written_are_saved_as_they_were(tmp_path):
     grow = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state = {"w": jnp.zeros((400, 5000))}  # 8 MB: the step below ends before it is written.

@@ -1,0 +1,98 @@
+"""Where a run starts: from its own last checkpoint, from given weights, or from scratch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from effdet_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Metadata,
+    abstract_arrays,
+    abstract_variables,
+    load_model,
+    merge_variables,
+)
+from effdet_jax.convert.pytorch import load_any_effdet
+from effdet_jax.model.detector import Detector
+from effdet_jax.training.sharding import replicated
+from effdet_jax.training.state import TrainState, create_state, state_of
+
+
+def start(
+    model: Detector, optimizer: optax.GradientTransformation, mesh: Mesh, *, seed: int, init: str
+) -> TrainState:
+    """A new run's state, from scratch or from the weights at `init`; says what became of those.
+
+    Raises:
+      CheckpointError, ConversionError: `init` can't be used.
+    """
+    if not init:
+        return create_state(model, optimizer, seed, mesh)
+    given = load_weights(init, model)
+    fresh = create_state(model, optimizer, seed, mesh)
+    variables, report = merge_variables(jax.device_get(fresh.ema), given)
+    print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
+    place = jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=replicated(mesh))
+    return place(variables)
+
+
+def load_weights(path: str, model: Detector) -> Any:
+    """Variables from a workdir or an effdet .safetensors file, whatever their class count.
+
+    Raises:
+      CheckpointError, ConversionError: there are none, or they can't be read.
+    """
+    if path.endswith(".safetensors"):
+        return load_any_effdet(path, model.spec)
+    return jax.device_get(load_model(path)[1])
+
+
+def resume(
+    model: Detector,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    metadata: Metadata,
+) -> TrainState:
+    """The state in the newest of `checkpoints`; says from which step, and what was reconfigured.
+
+    Args:
+      metadata: of this run.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model or class list; the message names them.
+    """
+    saved = checkpoints.metadata()
+    if different := metadata.difference(saved):
+        raise CheckpointError(
+            f"'{checkpoints.folder}' holds another run (this one against that one): {different}. "
+            "Choose another --workdir, or start from its weights in a new one: "
+            "--config.init=THAT_WORKDIR"
+        )
+    changed = _changes(saved.config, metadata.config)
+    print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
+    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
+    parts = checkpoint_parts(abstract_arrays(state, replicated(mesh)))
+    loaded = checkpoints.load(**parts)
+    return TrainState(ema=loaded["ema"], **loaded["train"])
+
+
+def checkpoint_parts(state: TrainState) -> dict[str, Any]:
+    """A state as the parts of a checkpoint: the moving averages, and what training alone needs."""
+    names = ("step", "params", "batch_stats", "opt_state")
+    return {"train": {name: getattr(state, name) for name in names}, "ema": state.ema}
+
+
+def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """'optim.learning_rate 0.08 → 0.02, …'."""
+    before, after = (traverse_util.flatten_dict(dict(tree), sep=".") for tree in (saved, current))
+    return ", ".join(
+        f"{key} {before.get(key)} → {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )

@@ -1,0 +1,329 @@
+"""The whole program, as a user runs it: train, stop, resume, evaluate, predict, and what goes wrong.
+
+A tiny network in processes of their own, which share a compilation cache.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from effdet_jax.checkpoint import BEST, LAST, Checkpoints, abstract_arrays, abstract_variables
+from effdet_jax.evaluation.coco import METRICS
+from effdet_jax.model.detector import Detector
+from effdet_jax.training.optimizer import make_optimizer
+from effdet_jax.training.start import checkpoint_parts, load_weights
+from effdet_jax.training.state import state_of
+from tests.conftest import ROOT
+from tests.data.test_coco import make_folder
+
+TINY = (
+    "--config=configs/shapes.py:smoke",
+    "--config.model.name=efficientdet-lite0",
+    "--config.model.image_size=64",
+    "--config.model.pyramid_cells=1",
+    "--config.model.head_depth=1",
+    "--config.data.shapes_size=64",
+    "--config.batch_size=4",
+)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def start(cache):
+    """Starts `python -m effdet_jax.NAME ARGUMENTS` on one device."""
+    processes = []
+
+    def start(name, *arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"effdet_jax.{name}", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {
+                "XLA_FLAGS": "",
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "PYTHONUNBUFFERED": "1",
+            }
+            | environment,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def run(start):
+    """Runs to the end: (exit status, output)."""
+
+    def run(name, *arguments, **environment):
+        process = start(name, *arguments, **environment)
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    return run
+
+
+def rows(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("perf/images_per_second", "data/wait_fraction")
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in clock}
+        for line in lines
+    ]
+
+
+def everything(workdir):
+    """All arrays of the last checkpoint, as numpy."""
+    checkpoints = Checkpoints(workdir / LAST)
+    model = Detector(checkpoints.metadata().spec)
+    optimizer = make_optimizer()
+    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
+    state = abstract_arrays(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    loaded = checkpoints.load(**checkpoint_parts(state))
+    checkpoints.close()
+    return jax.device_get(loaded)
+
+
+def wait_for(condition, seconds=300):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+def test_a_run_from_start_to_end_and_what_it_leaves(run, trained):
+    status, output = run("train", *TINY, f"--workdir={trained}", "--config.num_steps=8")
+    assert status == 0, output
+    for part in (
+        "devices    1 × cpu, mesh {'data': 1}",
+        "train      32 images",
+        "classes    8: circle, rectangle, triangle",
+        "model      efficientdet-lite0 at 64×64, 3,096,172 parameters, computing in float32",
+        "batch      4 = 4 per device; 8 steps = 1.0 epochs of 8.0 steps; peak learning rate 0.005",
+        "compiling  the train step … ",
+        "step 8/8  epoch 1.0  loss ",
+        "evaluation after step 8",
+    ):
+        assert part in output
+    written = rows(trained)
+    assert [row["step"] for row in written] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert {"loss/total", "loss/class", "loss/box", "optim/learning_rate"} <= written[0].keys()
+    assert {f"eval/{name}" for name in METRICS} <= written[-1].keys()
+    board = EventAccumulator(str(trained / "tensorboard"))
+    board.Reload()
+    assert len(board.Scalars("loss/total")) == 8
+    assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
+    for name in ("train_batch.jpg", "val_detections.jpg"):
+        assert Image.open(trained / name).size == (192, 192) or name.startswith("train")
+    metadata = Checkpoints(trained / BEST).metadata()
+    assert metadata.step == 8 and metadata.spec.name == "efficientdet-lite0"
+    assert metadata.labels.names[0] == "circle" and metadata.config["batch_size"] == 4
+    assert json.loads((trained / "config.json").read_text())["num_steps"] == 8
+
+    # The same command again has nothing to do.
+    status, output = run("train", *TINY, f"--workdir={trained}", "--config.num_steps=8")
+    assert status == 0 and "nothing to do: " in output and "has trained 8 of 8 steps" in output
+
+
+def test_evaluate_writes_results_with_the_original_ids(run, trained, tmp_path):
+    status, output = run("evaluate", f"--checkpoint={trained}", f"--output={tmp_path / 'r.json'}")
+    assert status == 0, output
+    assert "8 images, 800 detections" in output and "AP50" in output and "circle" in output
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert {row["image_id"] for row in results} == set(range(8))
+    assert {row["category_id"] for row in results} <= set(range(1, 9))
+    # As the run itself evaluated in the end.
+    last = rows(trained)[-1]
+    assert f"AP {last['eval/AP']:.3f}  AP50 {last['eval/AP50']:.3f}" in output
+
+
+def test_evaluate_on_data_of_other_classes_is_refused(run, trained, tmp_path):
+    make_folder(tmp_path)
+    status, output = run(
+        "evaluate",
+        f"--checkpoint={trained}",
+        "--config=configs/finetune.py",
+        f"--config.data.dir={tmp_path}",
+        "--split=train",
+    )
+    assert status == 2
+    assert "differ in their classes: 8 classes (circle, rectangle, triangle, star, …)" in output
+
+
+def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(64, 64), (50, 90)]):
+        array = rng.integers(0, 255, (*size, 3)).astype(np.uint8)
+        Image.fromarray(array).save(images / f"{number}.png")
+    (images / "2.jpg").write_bytes(b"no image")
+    status, output = run(
+        "predict",
+        str(images),
+        f"--checkpoint={trained}",
+        f"--output={tmp_path / 'found'}",
+        "--score_threshold=0.005",
+    )
+    assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
+    names = Checkpoints(trained / BEST).metadata().labels.names
+    assert all(names[row["category_id"] - 1] == row["category_name"] for row in found)
+    assert all(row["score"] >= 0.005 for row in found)
+    assert Image.open(tmp_path / "found" / "1.jpg").size == (90, 50)
+    assert sorted(path.name for path in images.iterdir()) == ["0.png", "1.png", "2.jpg"]
+
+
+def test_killed_and_resumed_is_the_same_as_never_stopped(start, run, tmp_path):
+    common = (*TINY, "--config.num_steps=24")
+    status, output = run("train", *common, f"--workdir={tmp_path / 'whole'}")
+    assert status == 0, output
+    killed = start("train", *common, f"--workdir={tmp_path / 'killed'}")
+    wait_for(lambda: (tmp_path / "killed" / LAST / "8").is_dir() or killed.poll() is not None)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    status, output = run("train", *common, f"--workdir={tmp_path / 'killed'}")
+    assert status == 0, output
+    assert "resuming   from step 8\n" in output or "resuming   from step 16\n" in output
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        everything(tmp_path / "whole"),
+        everything(tmp_path / "killed"),
+    )
+
+
+def test_sigterm_saves_and_ends_well(start, run, tmp_path):
+    common = (*TINY, f"--workdir={tmp_path}", "--config.num_steps=400")
+    process = start("train", *common)
+    metrics = tmp_path / "metrics.jsonl"
+    wait_for(lambda: (metrics.exists() and metrics.read_text()) or process.poll() is not None)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "the same command goes on from there" in output
+    done = rows(tmp_path)[-1]["step"]
+    assert f"stopped after step {done}" in output
+    assert Checkpoints(tmp_path / LAST).latest_step == done < 400
+    status, output = run("train", *TINY, f"--workdir={tmp_path}", f"--config.num_steps={done + 1}")
+    assert status == 0
+    assert f"resuming   from step {done}; changed: num_steps 400 → {done + 1}" in output
+
+
+def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_path):
+    status, output = run(
+        "train", *TINY, f"--workdir={trained}", "--config.num_steps=9", "--config.model.fusion=fast"
+    )
+    assert status == 2 and "holds another run" in output and "fusion is fast against sum" in output
+    make_folder(tmp_path)
+    status, output = run(
+        "train",
+        *TINY,
+        f"--workdir={trained}",
+        "--config.data.source=coco",
+        f"--config.data.dir={tmp_path}",
+        f"--config.data.val_json={tmp_path / 'train.json'}",
+    )
+    assert status == 2 and "2 classes (dog, cat) against 8 (circle" in output
+    assert "--config.init=" in output
+
+
+def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the_data(
+    run, trained, tmp_path
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    make_folder(data)
+    before = {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
+    status, output = run(
+        "train",
+        "--config=configs/finetune.py",
+        *TINY[1:5],
+        "--config.batch_size=2",
+        "--config.num_steps=1",
+        f"--config.init={trained}",
+        f"--config.data.dir={data}",
+        f"--config.data.val_json={data / 'train.json'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert status == 0, output
+    assert "train      3 images (0 without boxes), 3 boxes" in output
+    assert "classes    2: dog, cat (ids 2 … 5)" in output
+    assert "re-initialised 2: params/class_head/predict/pointwise/bias (72,) → (18,)" in output
+    assert "unused 0" in output
+    assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
+    model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
+    given, tuned = load_weights(str(trained), model), load_weights(str(tmp_path / "run"), model)
+    kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
+    np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
+
+
+def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, tmp_path):
+    status, output = run(
+        "train",
+        *TINY,
+        f"--workdir={tmp_path}",
+        "--config.num_steps=8",
+        "--config.optim.learning_rate=1e30",
+        "--config.optim.warmup_init=1e30",
+        "--config.max_bad_steps=3",
+    )
+    assert status == 2 and "Traceback" not in output
+    assert "skipped: loss " in output and "Its images: shapes scene" in output
+    assert "error: 3 steps in a row, up to step" in output and "--config.optim.lear" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.num_epochs=0", "--config.num_steps=0"), "zero steps to train"),
+        (("--config.num_epochs=0.01", "--config.num_steps=0"), "are zero steps"),
+        (("--config.model.image_size=64x96",), "config.model: image_size 64×96 can't be"),
+        (("--config.data.source=coco", "--config.data.dir=nowhere"), "'nowhere' doesn't exist"),
+        (("--config.init=nowhere",), "no such file or folder"),
+        (("--config.init=README.txt.safetensors",), "can't read 'README.txt.safetensors'"),
+    ],
+)
+def test_what_cannot_be_is_said(run, tmp_path, arguments, message):
+    status, output = run("train", *TINY, f"--workdir={tmp_path}", *arguments)
+    assert status == 2 and message in output and "Traceback" not in output
+
+
+def test_a_batch_that_does_not_divide_by_the_devices(run, tmp_path):
+    eight = "--xla_force_host_platform_device_count=8"
+    status, output = run("train", *TINY, f"--workdir={tmp_path}", XLA_FLAGS=eight)
+    assert status == 2
+    assert "batch_size 4 doesn't divide by the 8 devices; use 8: --config.batch_size=8" in output
+
+
+def test_a_workdir_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, output = run("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert status == 2 and "can't write into --workdir=" in output and "another folder" in output
