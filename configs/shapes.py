@@ -11,7 +11,17 @@ def get_config(arg: str | None = None):
     config = configs.get_config()
     config.data.source = "shapes"
     config.model.image_size = "128"
+    config.model.anchor_scale = 2.0  # Shapes are 12 to 60 px.
     config.batch_size = 16
     config.num_epochs = 4.0
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 0.006
+    config.optim.warmup_init = 0.0
+    config.optim.warmup_epochs = 0.3
+    config.optim.weight_decay = 0.05
+    config.optim.ema_decay = 0.99  # A short run averages over fewer steps.
+    config.augment.scale_min = 0.8  # Every scene is new: little else is needed.
+    config.augment.scale_max = 1.25
+    config.eval.every_epochs = 1.0
     config.log_every_steps = 25
     return configs.smoke(config) if mode == "smoke" else config

@@ -67,7 +67,10 @@ def test_what_a_killed_run_left_is_cleared_by_the_next_run_but_not_by_a_reader(t
     unfinished = tmp_path / BEST / "2.orbax-checkpoint-tmp"
     unfinished.mkdir()
     assert find_checkpoint(tmp_path).latest_step == 1 and unfinished.exists()
-    assert Checkpoints(tmp_path / BEST).latest_step == 1 and not unfinished.exists()
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(at(3), ONE, ONE)
+    checkpoints.close()
+    assert checkpoints.latest_step == 3 and not unfinished.exists()
 
 
 def test_arrays_that_are_donated_while_they_are_written_are_saved_as_they_were(tmp_path):

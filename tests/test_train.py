@@ -33,34 +33,30 @@ TINY = (
     "--config.model.head_depth=1",
     "--config.data.shapes_size=64",
     "--config.batch_size=4",
+    "--config.num_steps=24",  # Saved every 8, an epoch. One number: it is compiled in.
 )
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture
-def start(cache):
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
     """Starts `python -m effdet_jax.NAME ARGUMENTS` on one device."""
+    cache = tmp_path_factory.mktemp("compiled")
     processes = []
 
     def start(name, *arguments, **environment):
+        settings = {
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", f"effdet_jax.{name}", *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ
-            | {
-                "XLA_FLAGS": "",
-                "JAX_COMPILATION_CACHE_DIR": str(cache),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "PYTHONUNBUFFERED": "1",
-            }
-            | environment,
+            env=os.environ | settings | environment,
         )
         processes.append(process)
         return process
@@ -71,7 +67,7 @@ def start(cache):
         process.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(start):
     """Runs to the end: (exit status, output)."""
 
@@ -81,6 +77,15 @@ def run(start):
         return process.returncode, output
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """(workdir, output) of a run from start to end."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    status, output = run("train", *TINY, f"--workdir={workdir}")
+    assert status == 0, output
+    return workdir, output
 
 
 def rows(workdir):
@@ -112,62 +117,60 @@ def wait_for(condition, seconds=300):
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    return tmp_path_factory.mktemp("trained") / "run"
-
-
-def test_a_run_from_start_to_end_and_what_it_leaves(run, trained):
-    status, output = run("train", *TINY, f"--workdir={trained}", "--config.num_steps=8")
-    assert status == 0, output
+def test_a_run_from_start_to_end_and_what_it_leaves(trained):
+    workdir, output = trained
     for part in (
         "devices    1 × cpu, mesh {'data': 1}",
         "train      32 images",
         "classes    8: circle, rectangle, triangle",
         "model      efficientdet-lite0 at 64×64, 3,096,172 parameters, computing in float32",
-        "batch      4 = 4 per device; 8 steps = 1.0 epochs of 8.0 steps; peak learning rate 0.005",
+        "batch      4 = 4 per device; 24 steps = 3.0 epochs of 8.0 steps; peak learning rate 0.005",
         "compiling  the train step … ",
-        "step 8/8  epoch 1.0  loss ",
-        "evaluation after step 8",
+        "step 24/24  epoch 3.0  loss ",
+        "evaluation after step 24",
     ):
         assert part in output
-    written = rows(trained)
-    assert [row["step"] for row in written] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    written = rows(workdir)
+    assert [row["step"] for row in written] == [*range(1, 25), 24]
     assert {"loss/total", "loss/class", "loss/box", "optim/learning_rate"} <= written[0].keys()
     assert {f"eval/{name}" for name in METRICS} <= written[-1].keys()
-    board = EventAccumulator(str(trained / "tensorboard"))
+    board = EventAccumulator(str(workdir / "tensorboard"))
     board.Reload()
-    assert len(board.Scalars("loss/total")) == 8
+    assert len(board.Scalars("loss/total")) == 24
     assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
-    for name in ("train_batch.jpg", "val_detections.jpg"):
-        assert Image.open(trained / name).size == (192, 192) or name.startswith("train")
-    metadata = Checkpoints(trained / BEST).metadata()
-    assert metadata.step == 8 and metadata.spec.name == "efficientdet-lite0"
+    assert Image.open(workdir / "train_batch.jpg").size == (128, 128)  # 2 × 2 images of 64.
+    assert Image.open(workdir / "val_detections.jpg").size == (192, 192)  # 3 × 3 of them.
+    metadata = Checkpoints(workdir / BEST).metadata()
+    assert metadata.step == 24 and metadata.spec.name == "efficientdet-lite0"
     assert metadata.labels.names[0] == "circle" and metadata.config["batch_size"] == 4
-    assert json.loads((trained / "config.json").read_text())["num_steps"] == 8
+    assert json.loads((workdir / "config.json").read_text())["num_steps"] == 24
 
-    # The same command again has nothing to do.
-    status, output = run("train", *TINY, f"--workdir={trained}", "--config.num_steps=8")
-    assert status == 0 and "nothing to do: " in output and "has trained 8 of 8 steps" in output
+
+def test_the_same_command_again_has_nothing_to_do(run, trained):
+    workdir, _ = trained
+    status, output = run("train", *TINY, f"--workdir={workdir}")
+    assert status == 0 and "nothing to do: " in output and "has trained 24 of 24 steps" in output
 
 
 def test_evaluate_writes_results_with_the_original_ids(run, trained, tmp_path):
-    status, output = run("evaluate", f"--checkpoint={trained}", f"--output={tmp_path / 'r.json'}")
+    workdir, _ = trained
+    status, output = run("evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'r.json'}")
     assert status == 0, output
     assert "8 images, 800 detections" in output and "AP50" in output and "circle" in output
     results = json.loads((tmp_path / "r.json").read_text())
     assert {row["image_id"] for row in results} == set(range(8))
     assert {row["category_id"] for row in results} <= set(range(1, 9))
     # As the run itself evaluated in the end.
-    last = rows(trained)[-1]
+    last = rows(workdir)[-1]
     assert f"AP {last['eval/AP']:.3f}  AP50 {last['eval/AP50']:.3f}" in output
 
 
 def test_evaluate_on_data_of_other_classes_is_refused(run, trained, tmp_path):
+    workdir, _ = trained
     make_folder(tmp_path)
     status, output = run(
         "evaluate",
-        f"--checkpoint={trained}",
+        f"--checkpoint={workdir}",
         "--config=configs/finetune.py",
         f"--config.data.dir={tmp_path}",
         "--split=train",
@@ -177,6 +180,7 @@ def test_evaluate_on_data_of_other_classes_is_refused(run, trained, tmp_path):
 
 
 def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp_path):
+    workdir, _ = trained
     images = tmp_path / "images"
     images.mkdir()
     rng = np.random.default_rng(0)
@@ -187,42 +191,35 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp
     status, output = run(
         "predict",
         str(images),
-        f"--checkpoint={trained}",
+        f"--checkpoint={workdir}",
         f"--output={tmp_path / 'found'}",
         "--score_threshold=0.005",
     )
     assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
-    names = Checkpoints(trained / BEST).metadata().labels.names
+    names = Checkpoints(workdir / BEST).metadata().labels.names
     assert all(names[row["category_id"] - 1] == row["category_name"] for row in found)
     assert all(row["score"] >= 0.005 for row in found)
     assert Image.open(tmp_path / "found" / "1.jpg").size == (90, 50)
     assert sorted(path.name for path in images.iterdir()) == ["0.png", "1.png", "2.jpg"]
 
 
-def test_killed_and_resumed_is_the_same_as_never_stopped(start, run, tmp_path):
-    common = (*TINY, "--config.num_steps=24")
-    status, output = run("train", *common, f"--workdir={tmp_path / 'whole'}")
-    assert status == 0, output
-    killed = start("train", *common, f"--workdir={tmp_path / 'killed'}")
-    wait_for(lambda: (tmp_path / "killed" / LAST / "8").is_dir() or killed.poll() is not None)
+def test_killed_and_resumed_is_the_same_as_never_stopped(start, run, trained, tmp_path):
+    whole, _ = trained
+    killed = start("train", *TINY, f"--workdir={tmp_path}")
+    wait_for(lambda: (tmp_path / LAST / "8").is_dir() or killed.poll() is not None)
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    status, output = run("train", *common, f"--workdir={tmp_path / 'killed'}")
+    status, output = run("train", *TINY, f"--workdir={tmp_path}")
     assert status == 0, output
     assert "resuming   from step 8\n" in output or "resuming   from step 16\n" in output
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        everything(tmp_path / "whole"),
-        everything(tmp_path / "killed"),
-    )
+    assert rows(whole) == rows(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, everything(whole), everything(tmp_path))
 
 
 def test_sigterm_saves_and_ends_well(start, run, tmp_path):
-    common = (*TINY, f"--workdir={tmp_path}", "--config.num_steps=400")
-    process = start("train", *common)
+    process = start("train", *TINY, f"--workdir={tmp_path}")
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: (metrics.exists() and metrics.read_text()) or process.poll() is not None)
     process.terminate()
@@ -231,22 +228,21 @@ def test_sigterm_saves_and_ends_well(start, run, tmp_path):
     assert "the same command goes on from there" in output
     done = rows(tmp_path)[-1]["step"]
     assert f"stopped after step {done}" in output
-    assert Checkpoints(tmp_path / LAST).latest_step == done < 400
-    status, output = run("train", *TINY, f"--workdir={tmp_path}", f"--config.num_steps={done + 1}")
+    assert Checkpoints(tmp_path / LAST).latest_step == done < 24
+    status, output = run("train", *TINY, f"--workdir={tmp_path}", "--config.log_every_steps=2")
     assert status == 0
-    assert f"resuming   from step {done}; changed: num_steps 400 → {done + 1}" in output
+    assert f"resuming   from step {done}; changed: log_every_steps 1 → 2" in output
 
 
 def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_path):
-    status, output = run(
-        "train", *TINY, f"--workdir={trained}", "--config.num_steps=9", "--config.model.fusion=fast"
-    )
+    workdir, _ = trained
+    status, output = run("train", *TINY, f"--workdir={workdir}", "--config.model.fusion=fast")
     assert status == 2 and "holds another run" in output and "fusion is fast against sum" in output
     make_folder(tmp_path)
     status, output = run(
         "train",
         *TINY,
-        f"--workdir={trained}",
+        f"--workdir={workdir}",
         "--config.data.source=coco",
         f"--config.data.dir={tmp_path}",
         f"--config.data.val_json={tmp_path / 'train.json'}",
@@ -258,6 +254,7 @@ def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_p
 def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the_data(
     run, trained, tmp_path
 ):
+    workdir, _ = trained
     data = tmp_path / "data"
     data.mkdir()
     make_folder(data)
@@ -268,7 +265,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
         *TINY[1:5],
         "--config.batch_size=2",
         "--config.num_steps=1",
-        f"--config.init={trained}",
+        f"--config.init={workdir}",
         f"--config.data.dir={data}",
         f"--config.data.val_json={data / 'train.json'}",
         f"--workdir={tmp_path / 'run'}",
@@ -280,7 +277,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert "unused 0" in output
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
-    given, tuned = load_weights(str(trained), model), load_weights(str(tmp_path / "run"), model)
+    given, tuned = load_weights(str(workdir), model), load_weights(str(tmp_path / "run"), model)
     kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
 
@@ -290,7 +287,6 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, tmp_path):
         "train",
         *TINY,
         f"--workdir={tmp_path}",
-        "--config.num_steps=8",
         "--config.optim.learning_rate=1e30",
         "--config.optim.warmup_init=1e30",
         "--config.max_bad_steps=3",
