@@ -96,7 +96,7 @@ def _draw_clutter(rng: np.random.Generator, image: np.ndarray):
 def _shape_mask(rng: np.random.Generator, size: tuple[int, int], name: str) -> np.ndarray:
     """[H, W] bool: a shape somewhere in the image, possibly cut by its border."""
     short = min(size)
-    radius = short * float(np.exp(rng.uniform(np.log(0.045), np.log(0.24))))
+    radius = short * float(np.exp(rng.uniform(np.log(0.07), np.log(0.26))))
     centre = rng.uniform(0.02, 0.98, 2) * (size[1], size[0])
     stretch = rng.uniform(0.75, 1.33)
     angle = rng.uniform(0, 2 * np.pi)
@@ -142,7 +142,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray):
     if not mask.any():
         return
     ground = image[mask].mean(0)
-    contrast = rng.uniform(28, 110)
+    contrast = rng.uniform(40, 120)
     direction = rng.normal(size=3)
     colour = ground + contrast * direction / np.linalg.norm(direction) * np.sqrt(3)
     opacity = rng.uniform(0.7, 1.0)
