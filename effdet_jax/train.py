@@ -80,6 +80,27 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     plan = _make_plan(config, len(train_source))
     _print_banner(config, model, mesh, plan, train_source, val_source)
 
+    with (
+        closing(Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)) as last,
+        closing(Checkpoints(os.path.join(workdir, BEST))) as best,
+    ):
+        metrics = _fit(config, workdir, model, mesh, plan, train_source, val_source, last, best)
+    print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
+    return metrics
+
+
+def _fit(
+    config: ConfigDict,
+    workdir: str,
+    model: Detector,
+    mesh: Mesh,
+    plan: Plan,
+    train_source: Source,
+    val_source: Source,
+    last: Checkpoints,
+    best: Checkpoints,
+) -> dict[str, float]:
+    """State, compiled step, loop: the second half of `train`."""
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
     optimizer = make_optimizer(
         config.optim.name,
@@ -87,9 +108,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         weight_decay=config.optim.weight_decay,
         clip_norm=config.optim.clip_norm,
     )
-    last = Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)
-    best = Checkpoints(os.path.join(workdir, BEST))
-    metadata = Metadata(model.spec, labels, configs.plain(config))
+    metadata = Metadata(model.spec, train_source.labels, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
     else:
@@ -134,7 +153,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         done = dataclasses.replace(metadata, step=number, metrics=metrics)
         checkpoints.save(done, **checkpoint_parts(state))
 
-    with closing(last), closing(best), closing(writer), StopSignal() as stop:
+    with closing(writer), StopSignal() as stop:
         for number in range(start_step + 1, plan.total_steps + 1):
             state, step_metrics = step(state, place_batch(batch, mesh))
             watch.add(number, batch, step_metrics)
@@ -156,7 +175,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
                 break
             if number < plan.total_steps:
                 batch = watch.next_batch(batches)
-    print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
     return metrics
 
 

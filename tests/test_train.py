@@ -16,7 +16,14 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from effdet_jax.checkpoint import BEST, LAST, Checkpoints, abstract_arrays, abstract_variables
+from effdet_jax.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoints,
+    abstract_arrays,
+    abstract_variables,
+    find_checkpoint,
+)
 from effdet_jax.evaluation.coco import METRICS
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import make_optimizer
@@ -102,7 +109,7 @@ def everything(workdir):
     """All arrays of the last checkpoint, as numpy."""
     checkpoints = Checkpoints(workdir / LAST)
     model = Detector(checkpoints.metadata().spec)
-    optimizer = make_optimizer()
+    optimizer = make_optimizer("adamw")
     state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
     state = abstract_arrays(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     loaded = checkpoints.load(**checkpoint_parts(state))
@@ -124,7 +131,7 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
         "train      32 images",
         "classes    8: circle, rectangle, triangle",
         "model      efficientdet-lite0 at 64×64, 3,096,172 parameters, computing in float32",
-        "batch      4 = 4 per device; 24 steps = 3.0 epochs of 8.0 steps; peak learning rate 0.005",
+        "batch      4 = 4 per device; 24 steps = 3.0 epochs of 8.0 steps; peak learning rate 0.0005",
         "compiling  the train step … ",
         "step 24/24  epoch 3.0  loss ",
         "evaluation after step 24",
@@ -251,6 +258,7 @@ def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_p
     assert "--config.init=" in output
 
 
+@pytest.mark.slow  # It compiles another step; `training/test_start.py` has the report.
 def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the_data(
     run, trained, tmp_path
 ):
@@ -282,18 +290,24 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
 
 
-def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, tmp_path):
+def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_path):
+    workdir, _ = trained
+    best = find_checkpoint(workdir)
+    variables = load_weights(str(workdir), Detector(best.metadata().spec))
+    variables["params"]["backbone"]["stem_conv"]["kernel"][0, 0, 0, 0] = np.nan
+    broken = Checkpoints(tmp_path / "broken" / BEST)
+    broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)
+    broken.close()
     status, output = run(
         "train",
         *TINY,
-        f"--workdir={tmp_path}",
-        "--config.optim.learning_rate=1e30",
-        "--config.optim.warmup_init=1e30",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.init={tmp_path / 'broken'}",
         "--config.max_bad_steps=3",
     )
     assert status == 2 and "Traceback" not in output
-    assert "skipped: loss " in output and "Its images: shapes scene" in output
-    assert "error: 3 steps in a row, up to step" in output and "--config.optim.lear" in output
+    assert "step 1 skipped: loss nan" in output and "Its images: shapes scene 0, shapes" in output
+    assert "error: 3 steps in a row, up to step 3" in output and "--config.optim.lear" in output
 
 
 @pytest.mark.parametrize(
