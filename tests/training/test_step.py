@@ -62,9 +62,9 @@ def run(devices: int, batches):
     In float64, so that what differs would be another computation and not the order of a sum, which
     two steps of batch normalisation over 8 values (P6, P7) blow up in float32.
     """
+    start = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables())
     with jax.enable_x64(True):
         mesh, step = step_on(devices)
-        start = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables())
         state = jax.device_put(state_of(start, OPTIMIZER), replicated(mesh))
         history = []
         for batch in batches:
