@@ -17,7 +17,10 @@ def test_every_tensor_is_laid_out_and_contiguous():
 
 def test_names_that_carry_nothing_are_passed_over():
     tensors = TENSORS | {"x.num_batches_tracked": np.array(5)}
-    apply_rules(tensors, RULES, EXPECTED, unneeded=lambda name: name.endswith("tracked"))
+    variables = apply_rules(
+        tensors, RULES, EXPECTED, unneeded=lambda name: name.endswith("tracked")
+    )
+    assert variables["params"].keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
