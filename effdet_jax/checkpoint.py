@@ -88,10 +88,14 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike, keep: int = 1, *, read_only: bool = False):
         self.folder = epath.Path(folder).expanduser().absolute()
         policies = ocp.training.preservation_policies
+        # Cleaning runs in a thread that a process mustn't end before: only where there is need.
+        unfinished = self.folder.is_dir() and any(
+            child.name.endswith("-tmp") for child in self.folder.iterdir()
+        )
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.LatestN(keep),
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=unfinished and not read_only,
         )
 
     @property
