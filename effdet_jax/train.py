@@ -15,14 +15,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
+from effdet_jax import command
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata, abstract_variables
-from effdet_jax.command import define_config_flag, run
 from effdet_jax.data.examples import DataError, Source
 from effdet_jax.data.pipeline import eval_batches, train_batches
 from effdet_jax.detections import make_detect
@@ -43,9 +44,22 @@ from effdet_jax.training.watch import StepWatch, format_duration
 PICTURES = 9  # Images drawn of the first batch and of each evaluation.
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run has once its data are open and before anything is compiled."""
+
+    config: ConfigDict
+    workdir: str
+    train_source: Source
+    val_source: Source
+    model: Detector
+    mesh: Mesh
+    plan: Plan
+
+
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
-        "config": define_config_flag(required=True),
+        "config": command.define_config_flag(required=True),
         "workdir": flags.DEFINE_string(
             "workdir", None, "folder of the run: checkpoints, logs", required=True
         ),
@@ -78,29 +92,23 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = _make_mesh(config)
     model = Detector(configs.spec_of(config, len(labels)), labels, configs.compute_dtype(config))
     plan = _make_plan(config, len(train_source))
-    _print_banner(config, model, mesh, plan, train_source, val_source)
+    run = _Run(config, workdir, train_source, val_source, model, mesh, plan)
+    _print_banner(run)
 
     with (
         closing(Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)) as last,
         closing(Checkpoints(os.path.join(workdir, BEST))) as best,
     ):
-        metrics = _fit(config, workdir, model, mesh, plan, train_source, val_source, last, best)
-    print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
+        unfinished = (last.latest_step or 0) < plan.total_steps
+        metrics = _fit(run, last, best)
+    if unfinished:
+        print(f"done in {format_duration(time.time() - started)}: {workdir}", flush=True)
     return metrics
 
 
-def _fit(
-    config: ConfigDict,
-    workdir: str,
-    model: Detector,
-    mesh: Mesh,
-    plan: Plan,
-    train_source: Source,
-    val_source: Source,
-    last: Checkpoints,
-    best: Checkpoints,
-) -> dict[str, float]:
+def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     """State, compiled step, loop: the second half of `train`."""
+    config, model, mesh, plan = run.config, run.model, run.mesh, run.plan
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
     optimizer = make_optimizer(
         config.optim.name,
@@ -108,21 +116,23 @@ def _fit(
         weight_decay=config.optim.weight_decay,
         clip_norm=config.optim.clip_norm,
     )
-    metadata = Metadata(model.spec, train_source.labels, configs.plain(config))
+    metadata = Metadata(model.spec, model.labels, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
     else:
         state = resume(model, optimizer, mesh, last, metadata)
     start_step = int(state.step)
     if start_step >= plan.total_steps:
-        print(f"nothing to do: '{workdir}' has trained {start_step} of {plan.total_steps} steps")
+        print(
+            f"nothing to do: '{run.workdir}' has trained {start_step} of {plan.total_steps} steps"
+        )
         return dict(last.metadata().metrics)
-    writer = MetricWriter(workdir, start_step)
-    _write_config(workdir, metadata.config)
+    writer = MetricWriter(run.workdir, start_step)
+    _write_config(run.workdir, metadata.config)
 
     # Step and evaluation, compiled once each.
     batches = train_batches(
-        train_source,
+        run.train_source,
         image_size=model.spec.image_size,
         batch_size=config.batch_size,
         max_boxes=config.data.max_boxes,
@@ -134,9 +144,9 @@ def _fit(
     )
     batch = next(batches)
     if start_step == 0:
-        _show_batch(writer, workdir, batch, model)
-    step = _compile_step(config, model, optimizer, plan, mesh, state, batch)
-    evaluator = _Evaluator(config, model, mesh, val_source, writer, workdir)
+        _show_batch(run, writer, batch)
+    step = _compile_step(run, optimizer, state, batch)
+    evaluator = _Evaluator(run, writer)
 
     # The loop.
     watch = StepWatch(
@@ -144,7 +154,7 @@ def _fit(
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
         max_bad_steps=config.max_bad_steps,
-        describe=train_source.describe,
+        describe=run.train_source.describe,
     )
     best_ap = best.metadata().metrics["eval/AP"] if best.latest_step is not None else -1.0
     metrics: dict[str, float] = {}
@@ -221,20 +231,13 @@ def _make_plan(config: ConfigDict, num_examples: int) -> Plan:
     return plan
 
 
-def _print_banner(
-    config: ConfigDict,
-    model: Detector,
-    mesh: Mesh,
-    plan: Plan,
-    train_source: Source,
-    val_source: Source,
-):
-    spec, devices = model.spec, mesh.devices.flatten()
+def _print_banner(run: _Run):
+    config, model, plan = run.config, run.model, run.plan
+    spec, labels, devices = model.spec, model.labels, run.mesh.devices.flatten()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
-    print(f"devices    {len(devices)} × {devices[0].device_kind}, mesh {dict(mesh.shape)}")
-    for name, source in (("train", train_source), ("val", val_source)):
+    print(f"devices    {len(devices)} × {devices[0].device_kind}, mesh {dict(run.mesh.shape)}")
+    for name, source in (("train", run.train_source), ("val", run.val_source)):
         print(f"{name:10s} " + "\n           ".join(source.report.lines()))
-    labels = train_source.labels
     print(f"classes    {len(labels)}: {labels.preview(8)} (ids {labels.ids[0]} … {labels.ids[-1]})")
     height, width = spec.image_size
     print(
@@ -255,14 +258,12 @@ def _peak(config: ConfigDict) -> float:
 
 
 def _compile_step(
-    config: ConfigDict,
-    model: Detector,
-    optimizer: Any,
-    plan: Plan,
-    mesh: Mesh,
+    run: _Run,
+    optimizer: optax.GradientTransformation,
     state: TrainState,
     batch: Mapping[str, np.ndarray],
 ) -> Callable[..., Any]:
+    config, plan = run.config, run.plan
     rate = learning_rate_schedule(
         config.optim.schedule,
         peak=_peak(config),
@@ -272,17 +273,17 @@ def _compile_step(
         drop_steps=plan.drop_steps,
     )
     step = make_train_step(
-        model,
+        run.model,
         optimizer,
         rate,
-        mesh,
+        run.mesh,
         seed=config.seed,
         ema=config.optim.ema_decay,
         loss_options=dict(config.loss),
     )
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
-    compiled = step.lower(state, place_batch(batch, mesh)).compile()
+    compiled = step.lower(state, place_batch(batch, run.mesh)).compile()
     print(format_duration(time.time() - started), flush=True)
     return compiled
 
@@ -290,34 +291,27 @@ def _compile_step(
 class _Evaluator:
     """Evaluates a state on the validation data, writes the numbers and draws the first images."""
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        model: Detector,
-        mesh: Mesh,
-        source: Source,
-        writer: MetricWriter,
-        workdir: str,
-    ):
-        self._model, self._mesh, self._source = model, mesh, source
-        self._writer, self._workdir = writer, workdir
-        self._batch_size = config.eval.batch_size or config.batch_size
-        self._dataset = coco_dataset(source.ground_truth(), source.labels)
+    def __init__(self, run: _Run, writer: MetricWriter):
+        self._run, self._writer = run, writer
+        self._dataset = coco_dataset(run.val_source.ground_truth(), run.model.labels)
         self._detect = jax.jit(
-            make_detect(model, **configs.detect_options(config)),
-            in_shardings=(replicated(mesh), split_batch(mesh)),
+            make_detect(run.model, **configs.detect_options(run.config)),
+            in_shardings=(replicated(run.mesh), split_batch(run.mesh)),
         )
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         started = time.time()
+        run = self._run
         result = evaluate(
             self._detect,
             state.ema,
-            self._source,
+            run.val_source,
             eval_batches(
-                self._source, image_size=self._model.spec.image_size, batch_size=self._batch_size
+                run.val_source,
+                image_size=run.model.spec.image_size,
+                batch_size=run.config.eval.batch_size or run.config.batch_size,
             ),
-            lambda batch: place_batch(batch, self._mesh),
+            lambda batch: place_batch(batch, run.mesh),
             self._dataset,
         )
         print(f"evaluation after step {step}, {format_duration(time.time() - started)}:")
@@ -332,32 +326,30 @@ class _Evaluator:
 
     def _draw(self, step: int, result: Evaluation):
         """Pictures of the first images with what was found on them."""
-        pictures = []
-        for index in range(min(PICTURES, len(self._source))):
-            example = self._source[index]
+        source, pictures = self._run.val_source, []
+        for index in range(min(PICTURES, len(source))):
+            example = source[index]
             rows = [row for row in result.results if row["image_id"] == example.truth.image_id]
-            pictures.append(draw_results(example.image, rows, self._source.labels))
-        _write_picture(self._writer, self._workdir, step, "val_detections", pictures)
+            pictures.append(draw_results(example.image, rows, source.labels))
+        _write_picture(self._run, self._writer, step, "val_detections", pictures)
 
 
-def _show_batch(
-    writer: MetricWriter, workdir: str, batch: Mapping[str, np.ndarray], model: Detector
-):
+def _show_batch(run: _Run, writer: MetricWriter, batch: Mapping[str, np.ndarray]):
     """Pictures of the first augmented batch: what the network is going to see."""
     pictures = [
-        draw_boxes(image, boxes[classes >= 0], classes[classes >= 0], model.labels)
+        draw_boxes(image, boxes[classes >= 0], classes[classes >= 0], run.model.labels)
         for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["labels"])
     ]
-    _write_picture(writer, workdir, 0, "train_batch", pictures[:PICTURES])
+    _write_picture(run, writer, 0, "train_batch", pictures[:PICTURES])
 
 
 def _write_picture(
-    writer: MetricWriter, workdir: str, step: int, name: str, pictures: Sequence[np.ndarray]
+    run: _Run, writer: MetricWriter, step: int, name: str, pictures: Sequence[np.ndarray]
 ):
     picture = grid(pictures)
     writer.image(step, name, picture)
-    Image.fromarray(picture).save(os.path.join(workdir, f"{name}.jpg"), quality=92)
+    Image.fromarray(picture).save(os.path.join(run.workdir, f"{name}.jpg"), quality=92)
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    command.run(main, define_flags)
