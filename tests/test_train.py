@@ -279,7 +279,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert status == 0, output
     assert "train      3 images (0 without boxes), 3 boxes" in output
     assert "classes    2: dog, cat (ids 2 … 5)" in output
-    assert "re-initialised 2: params/class_head/predict/pointwise/bias (72,) → (18,)" in output
+    assert "re-initialised 2: params/class_head/predict/pointwise/bias (54,) → (18,)" in output
     assert "unused 0" in output
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
@@ -293,7 +293,7 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_
     workdir, _ = trained
     best = find_checkpoint(workdir)
     variables = load_weights(str(workdir), Detector(best.metadata().spec))
-    variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(72, np.nan, "f4")
+    variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(54, np.nan, "f4")
     broken = Checkpoints(tmp_path / "broken" / BEST)
     broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)
     broken.close()

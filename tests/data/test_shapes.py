@@ -26,7 +26,7 @@ def test_boxes_are_inside_and_every_class_and_many_sizes_occur():
     assert set(labels) == set(range(len(NAMES)))
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 128).all()
     sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    assert sides.min() > 8 and sides.max() > 60 and sides.max() > 5 * sides.min()
+    assert sides.min() > 8 and sides.max() > 60 and sides.max() > 4 * sides.min()
     assert 3 < len(boxes) / 150 < 8
 
 
