@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from effdet_jax.checkpoint import load_model as load
+    from effdet_jax.convert.load import load
     from effdet_jax.detections import Detections, detect
     from effdet_jax.labels import Labels
     from effdet_jax.model.detector import Detector, Outputs
@@ -32,11 +32,10 @@ _HOMES = {
     "Predictor": "effdet_jax.predictor",
     "detect": "effdet_jax.detections",
     "list_models": "effdet_jax.variants",
-    "load": "effdet_jax.checkpoint",
+    "load": "effdet_jax.convert.load",
     "model_spec": "effdet_jax.variants",
     "render": "effdet_jax.render",
 }
-_NAMES = {"load": "load_model"}
 __all__ = [
     "Detections",
     "Detector",
@@ -56,7 +55,7 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'effdet_jax' has no attribute '{name}'")
     # A submodule may have the name of what it holds (`render`): the function wins.
-    value = getattr(importlib.import_module(_HOMES[name]), _NAMES.get(name, name))
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -69,11 +69,18 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
         if name.startswith("config.") and key not in known and key not in sections:
             _exit(f"unknown config key '{key}'. Did you mean --config.{nearest_key(key)}?")
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS([argv[0], *map(_with_underscores, argv[1:])])
     except flags.Error as error:
         # The last line has the reason; a traceback of the config file may stand before it.
         reason = str(error).strip().splitlines()[-1].strip()
         _exit(reason.removeprefix("effdet_jax.config.ConfigError: "))
+
+
+def _with_underscores(argument: str) -> str:
+    """'--num-classes=3' is '--num_classes=3'; values and config keys stay as they are."""
+    name, equals, value = argument.partition("=")
+    is_flag = name.startswith("--") and not name.startswith("--config.") and len(name) > 2
+    return "--" + name[2:].replace("-", "_") + equals + value if is_flag else argument
 
 
 def _exit(message: str) -> NoReturn:

@@ -137,7 +137,14 @@ def make_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
 
     def run(variables, batch):
         spec = model.spec
-        images = normalize(batch["image"], batch["content"], spec.mean, spec.std, model.dtype)
+        images = normalize(
+            batch["image"],
+            batch["content"],
+            spec.mean,
+            spec.std,
+            model.dtype,
+            black_padding=spec.black_padding,
+        )
         found = detect(model.apply(variables, images), anchors, **options)
         return to_image(found, batch["scale"], batch["size"])
 

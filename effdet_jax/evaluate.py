@@ -10,8 +10,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.checkpoint import find_checkpoint, load_model
+from effdet_jax.checkpoint import CheckpointError, find_checkpoint
 from effdet_jax.command import define_config_flag, run
+from effdet_jax.convert.load import load
 from effdet_jax.data.examples import DataError
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detections import make_detect
@@ -24,7 +25,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "config": define_config_flag(required=False),
         "checkpoint": flags.DEFINE_string(
-            "checkpoint", None, "workdir of a training run", required=True
+            "checkpoint", None, "workdir, converted folder or weights", required=True
         ),
         "data_dir": flags.DEFINE_string("data_dir", "", "another data folder than the run's"),
         "split": flags.DEFINE_enum("split", "val", ["val", "train"], "which images"),
@@ -47,7 +48,7 @@ def main(
     batch_size: int,
     output: str,
 ) -> int:
-    model, variables = load_model(checkpoint)
+    model, variables = load(checkpoint)
     config = config or stored_config(checkpoint)
     if data_dir:
         config.data.dir = data_dir
@@ -86,7 +87,13 @@ def stored_config(checkpoint: str) -> ConfigDict:
     """The configuration a checkpoint was trained with; knobs it doesn't know keep their default."""
     config = configs.get_config()
     known = configs.flatten(config)
-    stored = configs.flatten(find_checkpoint(checkpoint).metadata().config)
+    try:
+        stored = configs.flatten(find_checkpoint(checkpoint).metadata().config)
+    except CheckpointError as error:
+        raise configs.ConfigError(
+            f"'{checkpoint}' is no training run, so it doesn't say which data to use: "
+            "--config=configs/d0.py --data_dir=FOLDER"
+        ) from error
     for key, value in stored.items():
         if key in known:
             config.update_from_flattened_dict(

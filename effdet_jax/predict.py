@@ -16,8 +16,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from effdet_jax.checkpoint import load_model
 from effdet_jax.command import run
+from effdet_jax.convert.load import load
 from effdet_jax.data.examples import DataError, decode_image
 from effdet_jax.detections import Detections
 from effdet_jax.evaluation.coco import coco_results, write_results
@@ -31,7 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "checkpoint": flags.DEFINE_string(
-            "checkpoint", None, "workdir of a training run", required=True
+            "checkpoint", None, "workdir, converted folder or weights", required=True
         ),
         "output": flags.DEFINE_string("output", "detections", "folder for JSON and pictures"),
         "score_threshold": flags.DEFINE_float(
@@ -51,7 +51,7 @@ def main(
     pictures: bool,
 ) -> int:
     files = find_images(images)
-    model, variables = load_model(checkpoint)
+    model, variables = load(checkpoint)
     predictor = Predictor(
         model,
         variables,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effdet_jax.ops.anchors import feature_size
+from effdet_jax.ops.resample import PADDINGS
 
 FUSIONS = ("fast", "softmax", "unbounded", "sum")
 
@@ -38,7 +39,11 @@ class ModelSpec:
       num_classes: K; there is no background class.
       octaves, aspects, anchor_scale: see `ops.anchors.anchor_boxes`.
       mean, std: per RGB channel, on the 0–255 scale; a network sees (image - mean) / std.
+      black_padding: whether what pads an image is black, too, instead of the mean colour.
       survival_probability: of the backbone's last block; 1 turns drop-connect off.
+      padding: of strided windows, one of `ops.resample.PADDINGS`.
+      redundant_bias: whether convolutions before a batch normalisation have a bias.
+      backbone_epsilon: of the backbone's batch normalisations; 1e-3 everywhere else.
     """
 
     name: str
@@ -57,11 +62,19 @@ class ModelSpec:
     anchor_scale: float = 4.0
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    black_padding: bool = False
     survival_probability: float = 0.8
+    padding: str = "same"
+    redundant_bias: bool = True
+    backbone_epsilon: float = 1e-3
 
     def __post_init__(self):
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion '{self.fusion}' is unknown; there are {', '.join(FUSIONS)}")
+        if self.padding not in PADDINGS:
+            raise ValueError(
+                f"padding '{self.padding}' is unknown; there are {', '.join(PADDINGS)}"
+            )
         for name in ("num_classes", "pyramid_width", "pyramid_cells", "head_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -139,6 +152,13 @@ LITE = {
     "mean": (127.0, 127.0, 127.0),
     "std": (128.0, 128.0, 128.0),
 }
+
+# What PyTorch effdet's own models (`efficientdet_d0` … `d3`, without `tf_`) change: PyTorch's padding
+# and no bias where a batch normalisation follows.
+PYTORCH = {"padding": "symmetric", "redundant_bias": False, "backbone_epsilon": 1e-5}
+
+# The input of AdvProp checkpoints (arXiv:1911.09665): -1 … 1, padding included.
+ADVPROP = {"mean": (127.5,) * 3, "std": (127.5,) * 3, "black_padding": True}
 
 # The released table where it differs from the equations, each with its reason.
 EXCEPTIONS: dict[str, dict[str, Any]] = {

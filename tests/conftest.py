@@ -28,8 +28,10 @@ def shared(relative: str) -> pathlib.Path:
 
 def random_variables(model, seed: int = 0):
     """Variables of a model, drawn by numpy: compiling `model.init` takes many times as long."""
+    # Not at the top: what is imported before pytest's hooks are in place isn't type-checked.
+    from effdet_jax.convert.rules import abstract_shapes, unflatten
+
     rng = np.random.default_rng(seed)
-    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), np.float32)
 
     def draw(path, leaf):
         name = path[-1].key
@@ -40,7 +42,7 @@ def random_variables(model, seed: int = 0):
             return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
         return (0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = unflatten(abstract_shapes(model.spec))
     return jax.device_put(jax.tree.map_with_path(draw, shapes))
 
 

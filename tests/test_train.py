@@ -24,10 +24,11 @@ from effdet_jax.checkpoint import (
     abstract_variables,
     find_checkpoint,
 )
+from effdet_jax.convert.load import load_initial
 from effdet_jax.evaluation.coco import METRICS
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import make_optimizer
-from effdet_jax.training.start import checkpoint_parts, load_weights
+from effdet_jax.training.start import checkpoint_parts
 from effdet_jax.training.state import state_of
 from tests.conftest import ROOT
 from tests.data.test_coco import make_folder
@@ -283,7 +284,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert "unused 0" in output
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
-    given, tuned = load_weights(str(workdir), model), load_weights(str(tmp_path / "run"), model)
+    given, tuned = load_initial(str(workdir), model), load_initial(str(tmp_path / "run"), model)
     kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
 
@@ -292,7 +293,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
 def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_path):
     workdir, _ = trained
     best = find_checkpoint(workdir)
-    variables = load_weights(str(workdir), Detector(best.metadata().spec))
+    variables = load_initial(str(workdir), Detector(best.metadata().spec))
     variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(54, np.nan, "f4")
     broken = Checkpoints(tmp_path / "broken" / BEST)
     broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)

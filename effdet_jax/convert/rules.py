@@ -1,7 +1,9 @@
-"""Name and layout rules between two checkpoints, and their strict application."""
+"""Name and layout rules between two checkpoints, and their strict application both ways."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import functools
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,34 +14,66 @@ from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.variants import ModelSpec
 
+SHOWN = 20  # Lines of an error that lists tensors.
+
 
 class ConversionError(ValueError):
-    """A tensor is missing, left over or of the wrong shape; the message lists both sides."""
+    """Weights can't be read, or don't fit; the message says what was found and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One tensor: its path here ('params/backbone/stem_conv/kernel'), its name there, its layout.
+    """One of our tensors and where it comes from.
 
-    `to_ours` turns the other framework's layout into ours (a transpose or the identity).
+    Attributes:
+      ours: path here, 'params/backbone/stem_conv/kernel'.
+      theirs: its names there; more than one are scalars that make up a vector.
+      axes: order of their axes here, () where it is the same.
     """
 
     ours: str
-    theirs: str
-    to_ours: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    theirs: tuple[str, ...]
+    axes: tuple[int, ...] = ()
+
+    def to_ours(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Their arrays as one of ours: float32, contiguous."""
+        array = np.stack(arrays) if len(self.theirs) > 1 else arrays[0]
+        if self.axes and array.ndim == len(self.axes):
+            array = array.transpose(self.axes)
+        return np.array(array, np.float32, order="C")
+
+    def to_theirs(self, array: np.ndarray) -> list[np.ndarray]:
+        """The inverse: one array per name, contiguous."""
+        if len(self.theirs) > 1:
+            return [np.array(part) for part in array]
+        if self.axes:
+            array = array.transpose(np.argsort(self.axes))
+        return [np.array(array, order="C")]
 
 
-def abstract_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_shapes(spec: ModelSpec) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shapes of all variables of a model by path 'params/…' and 'batch_stats/…'."""
-    return traverse_util.flatten_dict(abstract_variables(Detector(spec)), sep="/")
+    # The image's size isn't in any of them: a small one, so that one trace serves all.
+    return _abstract_shapes(dataclasses.replace(spec, image_size=(2**spec.max_level,) * 2))
 
 
-def apply_rules(
-    tensors: Mapping[str, np.ndarray],
-    rules: Iterable[Rule],
-    expected: Mapping[str, Any],
-    *,
-    unneeded: Callable[[str], bool] = lambda name: False,
+@functools.lru_cache(maxsize=4)
+def _abstract_shapes(spec: ModelSpec) -> Mapping[str, jax.ShapeDtypeStruct]:
+    return types.MappingProxyType(flatten(abstract_variables(Detector(spec))))
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """{'params/backbone/…': array}."""
+    return traverse_util.flatten_dict(dict(variables), sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def to_ours(
+    tensors: Mapping[str, np.ndarray], rules: Iterable[Rule], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Variables `{'params': …, 'batch_stats': …}` of float32 arrays from another's tensors.
 
@@ -47,33 +81,60 @@ def apply_rules(
       tensors: source tensors by name.
       rules: one per variable.
       expected: {our path: shape}, as from `abstract_shapes`.
-      unneeded: names that carry nothing for us (PyTorch's batch counters).
 
     Raises:
       ConversionError: anything missing, left over or misshapen, on either side.
     """
     rules = list(rules)
-    problems = []
-    missing = [rule for rule in rules if rule.theirs not in tensors]
-    problems += [f"missing in the source: {rule.theirs} (for {rule.ours})" for rule in missing]
-    named = {rule.theirs for rule in rules}
-    left_over = [name for name in tensors if name not in named and not unneeded(name)]
-    problems += [f"not in this model: {name} {tensors[name].shape}" for name in left_over]
+    named = {name for rule in rules for name in rule.theirs}
+    problems = [
+        f"missing in the source: {name} (for {rule.ours})"
+        for rule in rules
+        for name in rule.theirs
+        if name not in tensors
+    ]
+    problems += [
+        f"not in this model: {name} {tuple(tensors[name].shape)}"
+        for name in tensors
+        if name not in named
+    ]
     unfilled = sorted(set(expected) - {rule.ours for rule in rules})
     problems += [f"no rule fills: {path}" for path in unfilled]
     flat = {}
     for rule in rules:
-        if rule.theirs not in tensors:
+        if any(name not in tensors for name in rule.theirs):
             continue
-        array = np.ascontiguousarray(rule.to_ours(tensors[rule.theirs]), np.float32)
+        array = rule.to_ours([tensors[name] for name in rule.theirs])
         shape = tuple(expected[rule.ours].shape)
         if array.shape != shape:
-            problems.append(f"{rule.theirs} is {array.shape}, {rule.ours} needs {shape}")
+            there = tuple(tensors[rule.theirs[0]].shape)
+            problems.append(f"{rule.theirs[0]} is {there}, {rule.ours} needs {shape}")
         flat[rule.ours] = array
     if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ConversionError(
-            f"{len(problems)} of {len(rules)} tensors don't fit this model:\n  {shown}{more}"
+            f"{len(problems)} of {len(rules)} tensors don't fit this model:\n  {listed(problems)}"
         )
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return unflatten(flat)
+
+
+def to_theirs(variables: Mapping[str, Any], rules: Iterable[Rule]) -> dict[str, np.ndarray]:
+    """Tensors by their names; the inverse of `to_ours`, bit for bit.
+
+    Raises:
+      ConversionError: a variable has no rule, or a rule no variable.
+    """
+    flat, rules = flatten(variables), list(rules)
+    if wrong := sorted(set(flat) ^ {rule.ours for rule in rules}):
+        raise ConversionError(
+            f"{len(wrong)} variables have no counterpart there:\n  {listed(wrong)}"
+        )
+    tensors = {}
+    for rule in rules:
+        tensors |= zip(rule.theirs, rule.to_theirs(np.asarray(flat[rule.ours])))
+    return tensors
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines of an error, cut after the first few."""
+    more = f"\n  … and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "\n  ".join(lines[:SHOWN]) + more

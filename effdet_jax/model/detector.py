@@ -50,7 +50,12 @@ class Detector(nn.Module):
         spec = self.spec
         shared = {"act": spec.activation, "dtype": self.dtype}
         backbone = EfficientNet(
-            spec.backbone, survival_probability=spec.survival_probability, name="backbone", **shared
+            spec.backbone,
+            survival_probability=spec.survival_probability,
+            padding=spec.padding,
+            epsilon=spec.backbone_epsilon,
+            name="backbone",
+            **shared,
         )
         pyramid = Pyramid(
             spec.pyramid_width,
@@ -58,6 +63,8 @@ class Detector(nn.Module):
             spec.min_level,
             spec.max_level,
             spec.fusion,
+            redundant_bias=spec.redundant_bias,
+            padding=spec.padding,
             name="pyramid",
             **shared,
         )
@@ -65,6 +72,7 @@ class Detector(nn.Module):
             "anchors": spec.anchors_per_cell,
             "width": spec.pyramid_width,
             "depth": spec.head_depth,
+            "redundant_bias": spec.redundant_bias,
             **shared,
         }
         class_head = Head(spec.num_classes, bias=CLASS_BIAS, name="class_head", **head)

@@ -4,6 +4,7 @@ Tan & Le, arXiv:1905.11946; Lite: no squeeze-and-excitation, ReLU6, stem and end
 """
 
 import dataclasses
+import functools
 import math
 
 import jax.numpy as jnp
@@ -118,6 +119,8 @@ class MBConv(nn.Module):
       use_se: False for Lite.
       act: name of the activation.
       survival_probability: of the residual branch in training; 1 never drops it.
+      padding: of the depthwise convolution, one of `ops.resample.PADDINGS`.
+      epsilon: of the batch normalisations.
       dtype: of the computation.
     """
 
@@ -125,22 +128,27 @@ class MBConv(nn.Module):
     use_se: bool
     act: str
     survival_probability: float
+    padding: str
+    epsilon: float
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
         spec, y = self.spec, x
+        batch_norm = functools.partial(BatchNorm, epsilon=self.epsilon)
         if spec.expansion != 1:
             expanded = spec.in_features * spec.expansion
             y = Conv(expanded, dtype=self.dtype, name="expand_conv")(y)
-            y = BatchNorm(self.act, name="expand_bn")(y, train=train)
-        y = DepthwiseConv(spec.kernel_size, spec.stride, dtype=self.dtype, name="depthwise_conv")(y)
-        y = BatchNorm(self.act, name="depthwise_bn")(y, train=train)
+            y = batch_norm(self.act, name="expand_bn")(y, train=train)
+        y = DepthwiseConv(
+            spec.kernel_size, spec.stride, self.padding, dtype=self.dtype, name="depthwise_conv"
+        )(y)
+        y = batch_norm(self.act, name="depthwise_bn")(y, train=train)
         if self.use_se:
             squeezed = max(1, spec.in_features // 4)
             y = SqueezeExcite(squeezed, self.act, self.dtype, name="se")(y)
         y = Conv(spec.out_features, dtype=self.dtype, name="project_conv")(y)
-        y = BatchNorm(name="project_bn")(y, train=train)
+        y = batch_norm(name="project_bn")(y, train=train)
         if spec.stride != 1 or spec.in_features != spec.out_features:
             return y
         if train and self.survival_probability < 1.0:
@@ -156,12 +164,16 @@ class EfficientNet(nn.Module):
       act: name of the activation.
       survival_probability: of the last block; earlier blocks survive more often, the first always.
         Training with less than 1 needs an rng named 'drop_connect'.
+      padding: of the convolutions, one of `ops.resample.PADDINGS`.
+      epsilon: of the batch normalisations.
       dtype: of the computation.
     """
 
     variant: str
     act: str = "swish"
     survival_probability: float = 1.0
+    padding: str = "same"
+    epsilon: float = 1e-3
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -170,8 +182,15 @@ class EfficientNet(nn.Module):
     ) -> dict[int, Float[Array, "B h w C"]]:
         """Normalised images → {3, 4, 5: features of stride 8, 16, 32}, before any activation."""
         stem = stem_features(self.variant)
-        x = Conv(stem, kernel_size=3, stride=2, dtype=self.dtype, name="stem_conv")(images)
-        x = BatchNorm(self.act, name="stem_bn")(x, train=train)
+        x = Conv(
+            stem,
+            kernel_size=3,
+            stride=2,
+            padding=self.padding,
+            dtype=self.dtype,
+            name="stem_conv",
+        )(images)
+        x = BatchNorm(self.act, epsilon=self.epsilon, name="stem_bn")(x, train=train)
         features, level = {}, 1
         blocks = block_specs(self.variant)
         for index, spec in enumerate(blocks):
@@ -183,6 +202,8 @@ class EfficientNet(nn.Module):
                 use_se="lite" not in self.variant,
                 act=self.act,
                 survival_probability=1 - (1 - self.survival_probability) * index / len(blocks),
+                padding=self.padding,
+                epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=f"block_{index}",
             )(x, train=train)

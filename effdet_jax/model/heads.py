@@ -24,6 +24,7 @@ class Head(nn.Module):
       depth: convolutions before the prediction.
       bias: initial bias of the prediction.
       act: name of the activation.
+      redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
       dtype: of the computation.
     """
 
@@ -33,6 +34,7 @@ class Head(nn.Module):
     depth: int
     bias: float = 0.0
     act: str = "swish"
+    redundant_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -43,6 +45,7 @@ class Head(nn.Module):
         convs = [
             SeparableConv(
                 self.width,
+                self.redundant_bias,
                 kernel_init=truncated_lecun_normal,
                 dtype=self.dtype,
                 name=f"conv_{repeat}",

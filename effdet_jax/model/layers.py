@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.ops.resample import same_padding, shifted_slices
+from effdet_jax.ops.resample import shifted_slices, window_padding
 
 # Initialisers as TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and
 # fan_out k·k, where Flax would count k·k for both (reference: keras VarianceScaling).
@@ -48,13 +48,14 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Conv(nn.Module):
-    """Dense convolution, SAME padding with the odd pixel at the bottom and right.
+    """Dense convolution to ⌈size / stride⌉ pixels.
 
     Attributes:
       features: output channels.
       kernel_size: side of the kernel.
       stride: of both axes.
       use_bias: whether a bias is added.
+      padding: one of `ops.resample.PADDINGS`.
       kernel_init: initialiser of the `[k, k, in, out]` kernel.
       dtype: of the computation.
     """
@@ -63,6 +64,7 @@ class Conv(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     use_bias: bool = False
+    padding: str = "same"
     kernel_init: nn.initializers.Initializer = conv_kernel_init
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: DTypeLike = jnp.float32
@@ -75,7 +77,7 @@ class Conv(nn.Module):
         if self.kernel_size == 1 and self.stride == 1:
             y = pointwise_conv(x, kernel[0, 0])
         else:
-            y = _dense_conv(x, kernel, self.stride)
+            y = _dense_conv(x, kernel, self.stride, self.padding)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(y.dtype)
         return y
@@ -111,30 +113,31 @@ def _pointwise_backward(residuals, grad):
 pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def _dense_conv(x: Array, kernel: Array, stride: int) -> Array:
+def _dense_conv(x: Array, kernel: Array, stride: int, padding: str) -> Array:
     """k×k convolution; on a CPU as one matrix product over gathered patches."""
     size, strides = kernel.shape[0], [stride, stride]
-    padding = same_padding(x.shape[1:3], [size, size], strides)
+    edges = window_padding(x.shape[1:3], [size, size], strides, padding)
     out = tuple(-(-side // stride) for side in x.shape[1:3])
 
     def as_patches(x, kernel):
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
         patches = jnp.concatenate(shifted_slices(x, out, [size, size], strides), axis=-1)
         return pointwise_conv(patches, kernel.reshape(-1, kernel.shape[-1]))
 
     def as_convolution(x, kernel):
         return lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel, strides, edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
     return lax.platform_dependent(x, kernel, cpu=as_patches, default=as_convolution)
 
 
 class DepthwiseConv(nn.Module):
-    """One k×k filter per channel, SAME padding; kernel `[k, k, 1, C]`, no bias."""
+    """One k×k filter per channel; kernel `[k, k, 1, C]`, no bias."""
 
     kernel_size: int
     stride: int = 1
+    padding: str = "same"
     kernel_init: nn.initializers.Initializer = conv_kernel_init
     dtype: DTypeLike = jnp.float32
 
@@ -142,29 +145,30 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return depthwise_conv(x, kernel, self.stride, self.padding)
 
 
 def depthwise_conv(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], stride: int
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], stride: int, padding: str = "same"
 ) -> Float[Array, "B h w C"]:
-    """Depthwise convolution, SAME padding, in the form that is fast where it runs.
+    """Depthwise convolution to ⌈size / stride⌉ pixels, in the form that is fast where it runs.
 
     XLA's grouped convolution is right for TPU and GPU, and some 27 times slower on a CPU than the
     same sum written as k·k shifted slices times per-channel weights.
     """
     size, strides = kernel.shape[0], [stride, stride]
-    padding = same_padding(x.shape[1:3], [size, size], strides)
+    edges = window_padding(x.shape[1:3], [size, size], strides, padding)
 
     def as_slices(x, kernel):
-        return _depthwise_slices(x, kernel[:, :, 0], stride)
+        return _depthwise_slices(x, kernel[:, :, 0], stride, edges)
 
     def as_grouped_convolution(x, kernel):
         return lax.conv_general_dilated(
             x,
             kernel,
             strides,
-            padding,
+            edges,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
@@ -172,48 +176,47 @@ def depthwise_conv(
     return lax.platform_dependent(x, kernel, cpu=as_slices, default=as_grouped_convolution)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_slices(x: Array, kernel: Array, stride: int) -> Array:
-    """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_slices(
+    x: Array, kernel: Array, stride: int, edges: tuple[tuple[int, int], ...]
+) -> Array:
+    """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights; `edges` of padding.
 
     The gradients are written out because differentiating the sum keeps all k·k slices in memory.
     """
     size, strides = kernel.shape[0], [stride, stride]
     out = tuple(-(-side // stride) for side in x.shape[1:3])
-    padding = same_padding(x.shape[1:3], [size, size], strides)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
     views = shifted_slices(x, out, [size, size], strides)
     return sum(view * tap for view, tap in zip(views, kernel.reshape(size * size, -1)))
 
 
-def _depthwise_forward(x, kernel, stride):
-    return _depthwise_slices(x, kernel, stride), (x, kernel)
+def _depthwise_forward(x, kernel, stride, edges):
+    return _depthwise_slices(x, kernel, stride, edges), (x, kernel)
 
 
-def _depthwise_backward(stride, residuals, grad):
+def _depthwise_backward(stride, edges, residuals, grad):
     x, kernel = residuals
-    size, strides = kernel.shape[0], [stride, stride]
-    padding = same_padding(x.shape[1:3], [size, size], strides)
     return (
-        _depthwise_input_grad(grad, kernel, x.shape[1:3], stride, padding),
-        _depthwise_kernel_grad(x, grad, size, strides, padding),
+        _depthwise_input_grad(grad, kernel, x.shape[1:3], stride, edges),
+        _depthwise_kernel_grad(x, grad, kernel.shape[0], [stride, stride], edges),
     )
 
 
-def _depthwise_input_grad(grad, kernel, input_size, stride, padding):
+def _depthwise_input_grad(grad, kernel, input_size, stride, edges):
     """The transposed convolution: the gradient, spread by the stride, under the flipped kernel."""
     size = kernel.shape[0]
-    edges = []
-    for full, out, (before, _) in zip(input_size, grad.shape[1:3], padding):
+    margins = []
+    for full, out, (before, _) in zip(input_size, grad.shape[1:3], edges):
         low = size - 1 - before
-        edges.append((low, full + size - 1 - low - ((out - 1) * stride + 1), stride - 1))
-    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+        margins.append((low, full + size - 1 - low - ((out - 1) * stride + 1), stride - 1))
+    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *margins, (0, 0, 0)))
     views = shifted_slices(spread, input_size, [size, size], [1, 1])
     taps = kernel[::-1, ::-1].reshape(size * size, -1)
     return sum(view * tap for view, tap in zip(views, taps))
 
 
-def _depthwise_kernel_grad(x, grad, size, strides, padding):
+def _depthwise_kernel_grad(x, grad, size, strides, edges):
     """[k, k, C]: per tap the sum over all pixels of slice × gradient.
 
     A loop over the taps: unrolled, XLA would compute the incoming gradient anew in every tap. Eight
@@ -223,7 +226,7 @@ def _depthwise_kernel_grad(x, grad, size, strides, padding):
     batch, rows, columns, channels = grad.shape
     bands = math.gcd(rows, 8)
     height = rows // bands
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
     reach = [(out - 1) * stride + 1 for out, stride in zip((rows, columns), strides)]
 
     def one_tap(tap):
@@ -244,9 +247,10 @@ _depthwise_slices.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class SeparableConv(nn.Module):
-    """3×3 depthwise, then 1×1 pointwise with a bias; no normalisation, no activation."""
+    """3×3 depthwise, then 1×1 pointwise; no normalisation, no activation."""
 
     features: int
+    use_bias: bool = True
     kernel_init: nn.initializers.Initializer = glorot_uniform
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: DTypeLike = jnp.float32
@@ -256,7 +260,7 @@ class SeparableConv(nn.Module):
         x = DepthwiseConv(3, kernel_init=self.kernel_init, dtype=self.dtype, name="depthwise")(x)
         return Conv(
             self.features,
-            use_bias=True,
+            use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
             dtype=self.dtype,

@@ -22,6 +22,8 @@ class Resample(nn.Module):
     """
 
     width: int
+    redundant_bias: bool
+    padding: str
     dtype: DTypeLike
 
     @nn.compact
@@ -31,13 +33,13 @@ class Resample(nn.Module):
         if x.shape[-1] != self.width:
             x = Conv(
                 self.width,
-                use_bias=True,
+                use_bias=self.redundant_bias,
                 kernel_init=glorot_uniform,
                 dtype=self.dtype,
                 name="conv",
             )(x)
             x = BatchNorm(name="bn")(x, train=train)
-        return resample(x, size)
+        return resample(x, size, self.padding)
 
 
 class FusionNode(nn.Module):
@@ -47,6 +49,8 @@ class FusionNode(nn.Module):
     width: int
     fusion: str
     act: str
+    redundant_bias: bool
+    padding: str
     dtype: DTypeLike
 
     @nn.compact
@@ -54,11 +58,13 @@ class FusionNode(nn.Module):
         self, features: dict[str, Array], size: tuple[int, int], *, train: bool
     ) -> Float[Array, "B h w C"]:
         inputs = [
-            Resample(self.width, self.dtype, name=name)(features[name], size, train=train)
+            Resample(self.width, self.redundant_bias, self.padding, self.dtype, name=name)(
+                features[name], size, train=train
+            )
             for name in self.node.inputs
         ]
-        x = Fusion(self.fusion, name="fusion")(inputs)
-        x = SeparableConv(self.width, dtype=self.dtype, name="conv")(activation(self.act)(x))
+        x = activation(self.act)(Fusion(self.fusion, name="fusion")(inputs))
+        x = SeparableConv(self.width, self.redundant_bias, dtype=self.dtype, name="conv")(x)
         return BatchNorm(name="bn")(x, train=train)
 
 
@@ -69,6 +75,8 @@ class PyramidCell(nn.Module):
     width: int
     fusion: str
     act: str
+    redundant_bias: bool
+    padding: str
     dtype: DTypeLike
 
     @nn.compact
@@ -77,9 +85,17 @@ class PyramidCell(nn.Module):
         named = {f"P{level}_in": x for level, x in features.items()}
         outputs = {}
         for node in self.nodes:
-            fused = FusionNode(node, self.width, self.fusion, self.act, self.dtype, name=node.name)(
-                named, sizes[node.level], train=train
+            fuse = FusionNode(
+                node,
+                self.width,
+                self.fusion,
+                self.act,
+                self.redundant_bias,
+                self.padding,
+                self.dtype,
+                name=node.name,
             )
+            fused = fuse(named, sizes[node.level], train=train)
             named[node.name] = fused
             outputs[node.level] = fused  # The last node of a level is its output.
         return {level: outputs[level] for level in sorted(outputs)}
@@ -94,6 +110,8 @@ class Pyramid(nn.Module):
       min_level, max_level: levels above the backbone's last are pooled from it.
       fusion: one of `variants.FUSIONS`.
       act: name of the activation.
+      redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
+      padding: of the poolings, one of `ops.resample.PADDINGS`.
       dtype: of the computation.
     """
 
@@ -103,6 +121,8 @@ class Pyramid(nn.Module):
     max_level: int = 7
     fusion: str = "fast"
     act: str = "swish"
+    redundant_bias: bool = True
+    padding: str = "same"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -115,11 +135,21 @@ class Pyramid(nn.Module):
                 # P6 is 1×1 conv + BN, then max-pool; P7 and up are pooled only.
                 below = features[level - 1]
                 size = tuple((side + 1) // 2 for side in below.shape[1:3])
-                extra = Resample(self.width, self.dtype, name=f"P{level}")
+                extra = Resample(
+                    self.width, self.redundant_bias, self.padding, self.dtype, name=f"P{level}"
+                )
                 features[level] = extra(below, size, train=train)
         nodes = bifpn(self.min_level, self.max_level)
         for cell in range(self.cells):
-            features = PyramidCell(
-                nodes, self.width, self.fusion, self.act, self.dtype, name=f"cell_{cell}"
-            )(features, train=train)
+            run_cell = PyramidCell(
+                nodes,
+                self.width,
+                self.fusion,
+                self.act,
+                self.redundant_bias,
+                self.padding,
+                self.dtype,
+                name=f"cell_{cell}",
+            )
+            features = run_cell(features, train=train)
         return features

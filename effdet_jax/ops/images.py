@@ -13,6 +13,8 @@ def normalize(
     mean: Sequence[float],
     std: Sequence[float],
     dtype: DTypeLike = jnp.float32,
+    *,
+    black_padding: bool = False,
 ) -> Float[Array, "B H W 3"]:
     """(image - mean) / std, and zeros where the image doesn't reach: padding is the mean colour.
 
@@ -21,8 +23,11 @@ def normalize(
       content: (height, width) of the part at the top left that is image.
       mean, std: per channel, on the 0–255 scale.
       dtype: of the result.
+      black_padding: the padding is normalised like the image.
     """
     normalized = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+    if black_padding:
+        return normalized.astype(dtype)
     rows = jnp.arange(images.shape[1]) < content[:, :1]  # [B, H]
     columns = jnp.arange(images.shape[2]) < content[:, 1:]  # [B, W]
     inside = rows[:, :, None, None] & columns[:, None, :, None]

@@ -14,10 +14,9 @@ from effdet_jax.checkpoint import (
     Metadata,
     abstract_arrays,
     abstract_variables,
-    load_model,
     merge_variables,
 )
-from effdet_jax.convert.pytorch import load_any_effdet
+from effdet_jax.convert.load import load_initial
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.sharding import replicated
 from effdet_jax.training.state import TrainState, create_state, state_of
@@ -33,23 +32,12 @@ def start(
     """
     if not init:
         return create_state(model, optimizer, seed, mesh)
-    given = load_weights(init, model)
+    given = load_initial(init, model)
     fresh = create_state(model, optimizer, seed, mesh)
     variables, report = merge_variables(jax.device_get(fresh.ema), given)
     print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
     place = jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=replicated(mesh))
     return place(variables)
-
-
-def load_weights(path: str, model: Detector) -> Any:
-    """Variables from a workdir or an effdet .safetensors file, whatever their class count.
-
-    Raises:
-      CheckpointError, ConversionError: there are none, or they can't be read.
-    """
-    if path.endswith(".safetensors"):
-        return load_any_effdet(path, model.spec)
-    return jax.device_get(load_model(path)[1])
 
 
 def resume(

@@ -39,12 +39,17 @@ def make_train_step(
       ema: decay of the moving averages, 0 for none.
       loss_options: keywords of `losses.detection_loss`.
     """
-    anchors = spec_anchors(model.spec)
+    spec, anchors = model.spec, spec_anchors(model.spec)
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = normalize(
-            batch["image"], batch["content"], model.spec.mean, model.spec.std, model.dtype
+            batch["image"],
+            batch["content"],
+            spec.mean,
+            spec.std,
+            model.dtype,
+            black_padding=spec.black_padding,
         )
         targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
 

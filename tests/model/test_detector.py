@@ -3,8 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.model import layers
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.heads import CLASS_BIAS
+from effdet_jax.ops import resample
+from effdet_jax.ops.resample import window_padding
 from effdet_jax.variants import model_spec
 from tests.conftest import random_variables
 
@@ -98,3 +101,19 @@ def test_bfloat16_computes_near_float32():
     scale = np.abs(wide.class_logits[3]).max()
     difference = np.abs(narrow.class_logits[3].astype(jnp.float32) - wide.class_logits[3]).max()
     assert 0 < difference < 0.1 * scale
+
+
+def test_symmetric_padding_reaches_every_strided_window(monkeypatch):
+    kinds = []
+
+    def recording(size, windows, strides, kind="same"):
+        if strides != [1, 1]:
+            kinds.append(kind)
+        return window_padding(size, windows, strides, kind)
+
+    for module in (layers, resample):
+        monkeypatch.setattr(module, "window_padding", recording)
+    output_shapes(model_spec("efficientdet-d0", image_size=(128, 128), padding="symmetric"))
+    # Stem, four strided blocks; P6, P7; in each of three cells four nodes pool the level below.
+    strided = 1 + 4 + 2 + 3 * 4
+    assert set(kinds) == {"symmetric"} and len(kinds) % strided == 0

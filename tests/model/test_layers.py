@@ -21,21 +21,27 @@ def assert_same_gradients(ours, theirs, *arguments):
     )
 
 
-def grouped(x, kernel, stride):
+def grouped(x, kernel, stride, padding="same"):
     """XLA's own grouped convolution, the form used on TPU and GPU."""
+    if padding == "symmetric":  # As PyTorch: half the kernel on every side.
+        padding = [(len(kernel) // 2,) * 2] * 2
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=NHWC,
+        x, kernel, (stride, stride), padding, dimension_numbers=NHWC,
         feature_group_count=x.shape[-1],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 10), (1, 1), (2, 5)])
-@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_depthwise_forms_agree_in_value_and_gradient(rng, size, kernel_size, stride):
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding"),
+    [(3, 1, "same"), (3, 2, "same"), (5, 1, "same"), (5, 2, "same")]
+    + [(3, 2, "symmetric"), (5, 2, "symmetric")],
+)
+def test_depthwise_forms_agree_in_value_and_gradient(rng, size, kernel_size, stride, padding):
     x = jnp.asarray(rng.normal(size=(2, *size, 6)).astype(np.float32))
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 1, 6)).astype(np.float32))
-    ours, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, stride), x, kernel)
-    expected, pullback_of_xla = jax.vjp(lambda x, k: grouped(x, k, stride), x, kernel)
+    ours, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, stride, padding), x, kernel)
+    expected, pullback_of_xla = jax.vjp(lambda x, k: grouped(x, k, stride, padding), x, kernel)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     cotangent = jnp.asarray(rng.normal(size=expected.shape).astype(np.float32))
     for found, wanted in zip(pullback(cotangent), pullback_of_xla(cotangent)):
@@ -50,14 +56,15 @@ def test_depthwise_keeps_bfloat16(rng):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 9)])
-def test_stem_convolution_equals_xla(rng, size):
-    conv = layers.Conv(5, kernel_size=3, stride=2)
+@pytest.mark.parametrize(("padding", "of_xla"), [("same", "SAME"), ("symmetric", [(1, 1), (1, 1)])])
+def test_stem_convolution_equals_xla(rng, size, padding, of_xla):
+    conv = layers.Conv(5, kernel_size=3, stride=2, padding=padding)
     x = jnp.asarray(rng.normal(size=(2, *size, 3)).astype(np.float32))
     variables = conv.init(jax.random.key(0), x)
 
     def xla(variables, x):
         kernel = variables["params"]["kernel"]
-        return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=NHWC)
+        return lax.conv_general_dilated(x, kernel, (2, 2), of_xla, dimension_numbers=NHWC)
 
     np.testing.assert_allclose(conv.apply(variables, x), xla(variables, x), atol=1e-5)
     assert_same_gradients(conv.apply, xla, variables, x)

@@ -11,4 +11,6 @@ def test_normalizes_and_zeroes_the_padding():
     expected = np.zeros((2, 3, 3))
     expected[0, :2] = [2.0, 1.0, 1.0]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    black = normalize(images * 0, content, (127.5,) * 3, (127.5,) * 3, black_padding=True)
+    np.testing.assert_array_equal(black, -jnp.ones((1, 2, 3, 3)))
     assert normalize(images, content, (0.0,) * 3, (1.0,) * 3, jnp.bfloat16).dtype == jnp.bfloat16

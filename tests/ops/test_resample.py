@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from effdet_jax.ops.resample import max_pool, resample, same_padding, upsample
+from effdet_jax.ops.resample import max_pool, resample, upsample, window_padding
 
 
 def ramp(height, width):
@@ -29,7 +29,13 @@ def test_upsample_by_two_repeats():
     [(8, (0, 1)), (7, (1, 1)), (1, (1, 1))],  # even: the odd pixel after; odd: both sides
 )
 def test_same_padding_of_a_3_window_and_stride_2(full, expected):
-    assert same_padding((full,), [3], [2]) == [expected]
+    assert window_padding((full,), [3], [2]) == (expected,)
+
+
+@pytest.mark.parametrize(("full", "expected"), [(8, (1, 0)), (7, (1, 1)), (1, (1, 1))])
+def test_symmetric_padding_leaves_what_no_window_reaches(full, expected):
+    # PyTorch pads a 3 window of stride 2 by 1 on both sides; over 8 pixels the last isn't reached.
+    assert window_padding((full,), [3], [2], "symmetric") == (expected,)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 6), (2, 2)])
@@ -39,6 +45,13 @@ def test_max_pool_equals_flax_on_negative_values(rng, size):
     expected = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
     assert expected.shape[1:3] == target
     np.testing.assert_array_equal(max_pool(x, target), expected)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 6), (2, 2)])
+def test_symmetric_max_pool_equals_flax_padded_by_one(rng, size):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)).astype(np.float32)) - 10.0
+    expected = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    np.testing.assert_array_equal(max_pool(x, expected.shape[1:3], "symmetric"), expected)
 
 
 def test_max_pool_gradient_goes_to_the_maximum(rng):

@@ -1,0 +1,243 @@
+"""Moves a detector between programs and proves that nothing changed.
+
+python -m effdet_jax.convert SOURCE DESTINATION
+
+SOURCE is google/automl's checkpoint, PyTorch effdet's `.pth` or `.safetensors`, a Keras `.h5`, a
+workdir of a training run or a folder this command wrote. DESTINATION is a folder for `ed.load`, or
+a file: `.pth` and `.safetensors` for effdet, `.npz` with google/automl's names.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from effdet_jax.checkpoint import find_checkpoint
+from effdet_jax.command import run
+from effdet_jax.config import parse_size
+from effdet_jax.convert.detectors import detector_variables, fresh_class_head, guess_spec
+from effdet_jax.convert.files import read_weights
+from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
+from effdet_jax.convert.load import default_labels, is_ours, load
+from effdet_jax.convert.rules import ConversionError, flatten
+from effdet_jax.convert.verify import (
+    compare,
+    compare_detections,
+    live_reference,
+    recorded_reference,
+    run_layers,
+    table,
+)
+from effdet_jax.convert.write import (
+    check_equal,
+    destination_kind,
+    put_in_place,
+    tensors_for,
+    write_manifest,
+    write_tensors,
+)
+from effdet_jax.labels import COCO, Labels
+from effdet_jax.variants import ADVPROP, ModelSpec
+
+
+def define_flags() -> dict[str, flags.FlagHolder]:
+    text, boolean = flags.DEFINE_string, flags.DEFINE_bool
+    return {
+        "model": text("model", "", "which model it is, where that isn't plain: efficientdet-d7"),
+        "image_size": text("image_size", "", "'640' or '384x640', if not the model's own"),
+        "advprop": boolean("advprop", False, "an AdvProp checkpoint: input from -1 to 1"),
+        "raw": boolean("raw", False, "the variables themselves, not their moving averages"),
+        "num_classes": flags.DEFINE_integer(
+            "num_classes", 0, "classes of the head, if not 90", lower_bound=0
+        ),
+        "drop_head": boolean("drop_head", False, "a new class head of --num_classes"),
+        "class_names": flags.DEFINE_list("class_names", [], "names of the classes, in order"),
+        "to": flags.DEFINE_enum(
+            "to", "", ["", "folder", "effdet", "automl"], "form, if not plain from DESTINATION"
+        ),
+        "verify": boolean("verify", False, "compare with PyTorch's effdet, run here"),
+        "reference": text("reference", "", "compare with recorded activations: an .npz"),
+        "overwrite": boolean("overwrite", False, "replace DESTINATION"),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A detector on its way; `labels_known` if it says itself what its classes are."""
+
+    spec: ModelSpec
+    labels: Labels
+    labels_known: bool
+    variables: Mapping[str, Any]
+    origin: str
+    metrics: Mapping[str, float]
+    notes: Sequence[str]
+
+
+def main(
+    paths: Sequence[str],
+    *,
+    model: str,
+    image_size: str,
+    advprop: bool,
+    raw: bool,
+    num_classes: int,
+    drop_head: bool,
+    class_names: Sequence[str],
+    to: str,
+    verify: bool,
+    reference: str,
+    overwrite: bool,
+) -> int:
+    if len(paths) != 2:
+        raise ConversionError(
+            f"{len(paths)} paths given: python -m effdet_jax.convert SOURCE DESTINATION"
+        )
+    path, destination = paths
+    kind = destination_kind(destination, to)
+    changes = {"image_size": parse_size(image_size)} if image_size else {}
+    changes |= ADVPROP if advprop else {}
+
+    if is_folder(path) or is_ours(path):
+        source = _read_ours(path)
+        if unused := [name for name in ("model", "raw") if {"model": model, "raw": raw}[name]]:
+            raise ConversionError(f"'{path}' knows its model: --{unused[0]} says nothing here")
+        source = dataclasses.replace(source, spec=dataclasses.replace(source.spec, **changes))
+    else:
+        source = _read_others(path, model, raw, changes)
+    source = _with_classes(source, num_classes, drop_head, class_names)
+    print(f"source     {path}: " + "\n           ".join([*source.notes]))
+    height, width = source.spec.image_size
+    print(f"model      {source.spec.name} at {height}×{width}, {len(source.labels)} classes")
+
+    with put_in_place(destination, overwrite=overwrite) as aside:
+        count = _write(aside, kind, source)
+        if kind == "automl":
+            manifest = f"{destination}.json"
+            tensors = tensors_for(kind, source.spec, source.variables)
+            with put_in_place(manifest, overwrite=overwrite) as aside_manifest:
+                write_manifest(aside_manifest, source.spec, tensors)
+    print(f"written    {destination}: {count} tensors, read back and bit-equal", flush=True)
+    if verify or reference:
+        return _verify(source, reference, raw)
+    return 0
+
+
+def _read_ours(path: str) -> _Source:
+    if is_folder(path):
+        spec, labels, variables = read_folder(path)
+        origin, metrics = folder_notes(path)
+        notes = [f"a folder of ours. {origin}"]
+        return _Source(spec, labels, True, variables, origin, metrics, notes)
+    checkpoints = find_checkpoint(path)
+    metadata = checkpoints.metadata()
+    checkpoints.close()
+    detector, variables = load(path)
+    data = metadata.config.get("data", {})
+    trained_on = data.get("dir") or data.get("source", "")
+    origin = (
+        f"Trained by effdet_jax for {metadata.step} steps on "
+        f"'{os.path.basename(os.path.normpath(str(trained_on)))}'; moving averages."
+    )
+    notes = [f"a training run of ours, step {metadata.step}, moving averages"]
+    return _Source(metadata.spec, detector.labels, True, variables, origin, metadata.metrics, notes)
+
+
+def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
+    weights = read_weights(path, raw=raw)
+    spec = guess_spec(weights, model, **changes)
+    variables = detector_variables(weights, spec)
+    count = len(weights.tensors)
+    notes = [f"{weights.kind}, {count} tensors, all of them used", *weights.notes]
+    origin = f"Converted from '{os.path.basename(path)}' ({weights.kind} weights)."
+    if advertised := [note for note in weights.notes if "moving averages" in note]:
+        origin += f" {advertised[0].capitalize()}."
+    labels = default_labels(spec.num_classes)
+    return _Source(spec, labels, labels == COCO, variables, origin, {}, notes)
+
+
+def _with_classes(
+    source: _Source, num_classes: int, drop_head: bool, class_names: Sequence[str]
+) -> _Source:
+    """The source with the class head and names that were asked for.
+
+    Raises:
+      ConversionError: the head has other classes than was said, or is unlike the released ones and
+        nothing was said.
+    """
+    found = source.spec.num_classes
+    wanted = num_classes or len(class_names) or len(COCO)
+    if drop_head:
+        if not num_classes and not class_names:
+            raise ConversionError("--drop_head needs the new head's --num_classes")
+        spec = dataclasses.replace(source.spec, num_classes=wanted)
+        source = dataclasses.replace(
+            source,
+            spec=spec,
+            labels=default_labels(wanted),
+            variables=fresh_class_head(source.variables, spec),
+            origin=f"{source.origin} Class head new, for {wanted} classes: to be trained.",
+            metrics={},
+            notes=[*source.notes, f"class head of {found} classes dropped, a new one of {wanted}"],
+        )
+    elif (num_classes or class_names or not source.labels_known) and found != wanted:
+        raise ConversionError(
+            f"the class head has {found} classes, not {wanted}: say --num_classes={found} to keep "
+            "it, or --drop_head --num_classes=… for a new one"
+        )
+    if class_names:
+        try:
+            labels = Labels.from_names(class_names)
+        except ValueError as error:
+            raise ConversionError(f"--class_names: {error}") from error
+        if len(labels) != source.spec.num_classes:
+            raise ConversionError(
+                f"--class_names has {len(class_names)} names for {source.spec.num_classes} classes"
+            )
+        source = dataclasses.replace(source, labels=labels)
+    return source
+
+
+def _write(path: str, kind: str, source: _Source) -> int:
+    if kind != "folder":
+        return write_tensors(path, kind, source.spec, source.variables)
+    os.mkdir(path)
+    write_folder(
+        path,
+        source.spec,
+        source.labels,
+        source.variables,
+        origin=source.origin,
+        metrics=source.metrics,
+    )
+    _, _, again = read_folder(path)
+    check_equal(flatten(source.variables), flatten(again), path)
+    return len(flatten(again))
+
+
+def _verify(source: _Source, path: str, raw: bool) -> int:
+    """Prints the parity table; 1 if a layer differs."""
+    if path:
+        reference = recorded_reference(path, source.spec, raw=raw)
+    else:
+        side = 2**source.spec.max_level
+        reference = live_reference(source.spec, source.variables, (side, side))
+    ours = run_layers(source.spec, source.variables, reference.images)
+    rows = compare(ours, reference)
+    if not rows:
+        raise ConversionError(f"'{path}' has no layer of this model")
+    print(f"parity     with {reference.name}, {len(rows)} layers, input {reference.images.shape}")
+    print(table(rows))
+    differing = [row.layer for row in rows if not row.equal]
+    if all(f"box P{level}" in reference.layers for level in source.spec.levels):
+        equal, total, distance = compare_detections(source.spec, ours, reference)
+        print(f"detections {equal} of {total} equal, boxes within {distance:.2g} px")
+        differing += ["detections"] * (equal != total)
+    print("result     " + (f"DIFFERS: {', '.join(differing)}" if differing else "equal"))
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    run(main, define_flags, arguments="paths")

@@ -1,0 +1,145 @@
+"""Weights of other programs ↔ detectors of ours: which model they are, and their variables."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from effdet_jax.convert import pytorch, tensorflow
+from effdet_jax.convert.files import BACKBONES, Weights
+from effdet_jax.convert.rules import (
+    ConversionError,
+    Rule,
+    abstract_shapes,
+    flatten,
+    to_ours,
+    unflatten,
+)
+from effdet_jax.model.efficientnet import block_specs, stem_features
+from effdet_jax.model.heads import CLASS_BIAS
+from effdet_jax.model.layers import truncated_lecun_normal
+from effdet_jax.variants import MODELS, PYTORCH, ModelSpec, model_spec
+
+RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
+    "effdet": pytorch.effdet_rules,
+    "automl": tensorflow.automl_rules,
+    "automl-tf2": tensorflow.automl_tf2_rules,
+    "timm": pytorch.backbone_rules,
+    "efficientnet": tensorflow.backbone_rules,
+}
+_HEAD = "class_head/predict/"
+
+
+def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
+    """The spec of a detector's weights: the model whose names and widths they have.
+
+    Args:
+      weights: of a whole detector.
+      name: of the model, if it is known; otherwise all of `list_models()` are compared.
+      **changes: further `ModelSpec` fields. The number of classes is the weights'.
+
+    Raises:
+      ConversionError: no model fits (the closest is named), or more than one does.
+    """
+    if weights.kind in BACKBONES:
+        raise ConversionError(
+            f"'{weights.path}' holds a backbone alone; train a detector from it: "
+            f"--config.init={weights.path}"
+        )
+    candidates = [
+        model_spec(each, **flavour)
+        for each in ((name,) if name else MODELS)
+        for flavour in (({}, PYTORCH) if weights.kind == "effdet" else ({},))
+    ]
+    differing = {}
+    for spec in candidates:
+        rules = list(RULES[weights.kind](spec))
+        names = {theirs for rule in rules for theirs in rule.theirs}
+        differing[spec] = len(names ^ set(weights.tensors)) or _wrong_widths(weights, rules, spec)
+    fewest = min(differing.values())
+    closest = [spec for spec in candidates if differing[spec] == fewest]
+    if len(closest) > 1 and fewest == 0:
+        fitting = ", ".join(spec.name for spec in closest)
+        raise ConversionError(
+            f"'{weights.path}' fits {fitting}, which differ in image size and anchors only; say "
+            f"which: --model={closest[0].name}"
+        )
+    return dataclasses.replace(closest[0], num_classes=_num_classes(weights, closest[0]), **changes)
+
+
+def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
+    """How many of three telling widths aren't the spec's; all names are there."""
+    last = len(block_specs(spec.backbone)) - 1
+    expected = {
+        "params/backbone/stem_conv/kernel": stem_features(spec.backbone),
+        f"params/backbone/block_{last}/project_conv/kernel": block_specs(spec.backbone)[
+            -1
+        ].out_features,
+        "params/class_head/conv_0/pointwise/kernel": spec.pyramid_width,
+    }
+    found = {
+        rule.ours: rule.to_ours([weights.tensors[name] for name in rule.theirs]).shape[-1]
+        for rule in rules
+        if rule.ours in expected
+    }
+    return sum(found[path] != width for path, width in expected.items())
+
+
+def _num_classes(weights: Weights, spec: ModelSpec) -> int:
+    path = f"params/{_HEAD}pointwise/bias"
+    rule = next(rule for rule in RULES[weights.kind](spec) if rule.ours == path)
+    bias = weights.tensors.get(rule.theirs[0])
+    if bias is None or len(bias) % spec.anchors_per_cell:
+        raise ConversionError(
+            f"'{weights.path}': the class head's bias '{rule.theirs[0]}' is "
+            + ("missing" if bias is None else f"{len(bias)} long, no multiple of 9 anchors")
+        )
+    return len(bias) // spec.anchors_per_cell
+
+
+def detector_variables(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
+    """Variables `{'params', 'batch_stats'}` of a whole detector, every tensor accounted for.
+
+    Raises:
+      ConversionError: a tensor is missing, left over or misshapen; both sides are listed.
+    """
+    return _fit(weights, spec, abstract_shapes(spec))
+
+
+def backbone_variables(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
+    """The backbone's part of the variables, from ImageNet weights.
+
+    Raises:
+      ConversionError: they are of another backbone.
+    """
+    shapes = {
+        path: leaf
+        for path, leaf in abstract_shapes(spec).items()
+        if path.split("/")[1] == "backbone"
+    }
+    return _fit(weights, spec, shapes)
+
+
+def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return to_ours(weights.tensors, RULES[weights.kind](spec), shapes)
+    except ConversionError as error:
+        what = spec.backbone if weights.kind in BACKBONES else spec.name
+        raise ConversionError(f"'{weights.path}' isn't {what}: {error}") from error
+
+
+def fresh_class_head(
+    variables: dict[str, Any], spec: ModelSpec, *, seed: int = 0
+) -> dict[str, Any]:
+    """The variables with a newly initialised class prediction of `spec.num_classes`."""
+    keys = iter(jax.random.split(jax.random.key(seed)))
+    width, outputs = spec.pyramid_width, spec.anchors_per_cell * spec.num_classes
+    shapes = {"depthwise": (3, 3, 1, width), "pointwise": (1, 1, width, outputs)}
+    flat = flatten(variables)
+    for name, shape in shapes.items():
+        kernel = truncated_lecun_normal(next(keys), shape)
+        flat[f"params/{_HEAD}{name}/kernel"] = np.asarray(kernel)
+    flat[f"params/{_HEAD}pointwise/bias"] = np.full(outputs, CLASS_BIAS, np.float32)
+    return unflatten(flat)

@@ -1,0 +1,137 @@
+"""A detector as a Hugging Face–style folder: `model.safetensors`, `config.json`, a model card."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from effdet_jax.convert.rules import ConversionError, abstract_shapes, flatten, listed, unflatten
+from effdet_jax.labels import Labels
+from effdet_jax.variants import ModelSpec
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_LIBRARY = "effdet_jax"
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether a folder is one of these."""
+    return all(os.path.isfile(os.path.join(path, name)) for name in (WEIGHTS, CONFIG))
+
+
+def write_folder(
+    path: str | os.PathLike,
+    spec: ModelSpec,
+    labels: Labels,
+    variables: Mapping[str, Any],
+    *,
+    origin: str,
+    metrics: Mapping[str, float] | None = None,
+):
+    """Writes the folder's three files into an existing folder.
+
+    Args:
+      labels: of the K classes of `spec`.
+      variables: `{'params', 'batch_stats'}`.
+      origin: where the weights are from, for the card.
+      metrics: measured results for the card, such as {'eval/AP': 0.37}.
+    """
+    flat = {
+        name: np.ascontiguousarray(array, np.float32)
+        for name, array in flatten(jax.device_get(variables)).items()
+    }
+    with open(os.path.join(path, WEIGHTS), "wb") as file:
+        file.write(save(flat, metadata={"format": _LIBRARY}))
+    config = {
+        "library": _LIBRARY,
+        "architecture": spec.name,
+        "spec": spec.to_dict(),
+        "labels": labels.to_dict(),
+        "origin": origin,
+        "metrics": dict(metrics or {}),
+    }
+    with open(os.path.join(path, CONFIG), "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2)
+    with open(os.path.join(path, CARD), "w", encoding="utf-8") as file:
+        file.write(_card(spec, labels, flat, origin, metrics or {}))
+
+
+def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, Labels, dict[str, Any]]:
+    """Spec, labels and variables of such a folder.
+
+    Raises:
+      ConversionError: a file is broken, or its tensors aren't the spec's.
+    """
+    try:
+        with open(os.path.join(path, CONFIG), encoding="utf-8") as file:
+            config = json.load(file)
+        spec, labels = ModelSpec.from_dict(config["spec"]), Labels.from_dict(config["labels"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(f"'{path}/{CONFIG}' describes no model of ours: {error}") from error
+    try:
+        flat = load_file(os.path.join(path, WEIGHTS))
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"'{path}/{WEIGHTS}' can't be read: {error}") from error
+    expected = {name: tuple(leaf.shape) for name, leaf in abstract_shapes(spec).items()}
+    problems = [f"missing: {name} {expected[name]}" for name in sorted(set(expected) - set(flat))]
+    problems += [f"unknown: {name}" for name in sorted(set(flat) - set(expected))]
+    problems += [
+        f"{name} is {flat[name].shape}, the model needs {shape}"
+        for name, shape in expected.items()
+        if name in flat and flat[name].shape != shape
+    ]
+    if problems:
+        raise ConversionError(f"'{path}/{WEIGHTS}' isn't {spec.name}:\n  {listed(problems)}")
+    return spec, labels, unflatten(flat)
+
+
+def folder_notes(path: str | os.PathLike) -> tuple[str, dict[str, float]]:
+    """Origin and measured results that a folder states."""
+    with open(os.path.join(path, CONFIG), encoding="utf-8") as file:
+        config = json.load(file)
+    return config.get("origin", ""), config.get("metrics", {})
+
+
+def _card(
+    spec: ModelSpec,
+    labels: Labels,
+    flat: Mapping[str, np.ndarray],
+    origin: str,
+    metrics: Mapping[str, float],
+) -> str:
+    parameters = sum(array.size for name, array in flat.items() if name.startswith("params/"))
+    height, width = spec.image_size
+    measured = [
+        f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()
+    ]
+    results = "\n".join(["| metric | value |", "|---|---|", *measured])
+    return f"""---
+library_name: {_LIBRARY}
+pipeline_tag: object-detection
+tags: [efficientdet, jax, flax, object-detection]
+---
+
+# {spec.name}, {len(labels)} classes
+
+EfficientDet ([arXiv:1911.09070](https://arxiv.org/abs/1911.09070)) for effdet_jax:
+{parameters:,} parameters, {height}×{width} input, classes: {labels.preview(12)}.
+
+```python
+import effdet_jax as ed
+
+model, variables = ed.load("THIS_FOLDER")
+detect = ed.Predictor(model, variables)
+```
+
+## Origin
+
+{origin}
+
+## Results
+
+{results if measured else "None measured with these weights by effdet_jax."}
+"""

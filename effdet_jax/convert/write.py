@@ -1,0 +1,143 @@
+"""Detectors as files of other programs: written aside, read back, compared, and only then in place."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from effdet_jax.convert.detectors import RULES, detector_variables
+from effdet_jax.convert.files import read_weights
+from effdet_jax.convert.pth import write_pth
+from effdet_jax.convert.rules import ConversionError, flatten, to_theirs
+from effdet_jax.variants import ModelSpec
+
+# What a destination's name says of its form.
+SUFFIXES = {".pth": "effdet", ".safetensors": "effdet", ".npz": "automl"}
+
+
+def destination_kind(path: str, kind: str = "") -> str:
+    """'effdet', 'automl' or 'folder', from the name or as given.
+
+    Raises:
+      ConversionError: the two don't go together.
+    """
+    suffix = os.path.splitext(path)[1]
+    found = kind or SUFFIXES.get(suffix, "folder")
+    allowed = {"effdet": (".pth", ".safetensors"), "automl": (".npz", ".safetensors")}
+    if found in allowed and suffix not in allowed[found]:
+        raise ConversionError(
+            f"'{path}': {found} tensors are written as {' or '.join(allowed[found])}"
+        )
+    if found == "folder" and suffix in (*SUFFIXES, ".h5", ".index", ".onnx", ".tflite"):
+        raise ConversionError(f"'{path}' looks like a file, and a folder is to be written")
+    return found
+
+
+def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """All tensors of a detector as PyTorch effdet ('effdet') or google/automl ('automl') has them.
+
+    Raises:
+      ConversionError: that program has no such model.
+    """
+    if kind == "automl" and not (spec.redundant_bias and spec.padding == "same"):
+        raise ConversionError(
+            "google/automl's models pad 'same' and have a bias before each batch normalisation; "
+            f"this one pads '{spec.padding}'"
+        )
+    tensors = to_theirs(jax.device_get(variables), RULES[kind](spec))
+    if kind == "effdet":
+        # PyTorch counts batches, and loads strictly only with the counts there.
+        counters = [name for name in tensors if name.endswith(".running_mean")]
+        for name in counters:
+            counter = name.replace("running_mean", "num_batches_tracked")
+            tensors[counter] = np.zeros((), np.int64)
+    return tensors
+
+
+def write_tensors(path: str, kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> int:
+    """Writes them to a file and reads it back; the number of tensors written.
+
+    Raises:
+      ConversionError: that program has no such model; or what was written reads differently.
+    """
+    tensors = tensors_for(kind, spec, variables)
+    if path.endswith(".pth"):
+        write_pth(path, tensors)
+    elif path.endswith(".npz"):
+        np.savez(path, **tensors)
+    else:
+        with open(path, "wb") as file:
+            file.write(save(tensors, metadata={"format": "pt" if kind == "effdet" else "tf"}))
+    again = flatten(detector_variables(read_weights(path), spec))
+    check_equal(flatten(jax.device_get(variables)), again, path)
+    return len(tensors)
+
+
+def check_equal(written: Mapping[str, Any], read: Mapping[str, Any], path: str):
+    """Bit for bit.
+
+    Raises:
+      ConversionError: they aren't.
+    """
+    wrong = [
+        name
+        for name in written.keys() | read.keys()
+        if name not in written
+        or name not in read
+        or np.asarray(written[name]).tobytes() != np.asarray(read[name]).tobytes()
+    ]
+    if wrong:
+        raise ConversionError(
+            f"'{path}' reads differently from what was written in {len(wrong)} tensors "
+            f"({', '.join(sorted(wrong)[:3])}, …); it was removed"
+        )
+
+
+def write_manifest(path: str, spec: ModelSpec, tensors: Mapping[str, np.ndarray]):
+    """Name, shape and dtype of every tensor, and the model, as JSON."""
+    manifest = {
+        "spec": spec.to_dict(),
+        "tensors": {
+            name: {"shape": list(array.shape), "dtype": array.dtype.name}
+            for name, array in sorted(tensors.items())
+        },
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+
+
+@contextlib.contextmanager
+def put_in_place(path: str, *, overwrite: bool) -> Iterator[str]:
+    """A path to write a file or folder to, moved to `path` at the end; removed if that isn't reached.
+
+    Raises:
+      ConversionError: `path` is there already, or its folder can't be written.
+    """
+    path = os.path.abspath(path)
+    if os.path.lexists(path) and not overwrite:
+        raise ConversionError(f"'{path}' exists; give another destination, or --overwrite")
+    folder, name = os.path.split(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
+    except OSError as error:
+        raise ConversionError(f"can't write into '{folder}': {error.strerror}") from error
+    try:
+        yield os.path.join(aside, name)
+        _replace(os.path.join(aside, name), path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(new: str, old: str):
+    remove: Callable[[str], Any] = shutil.rmtree if os.path.isdir(old) else os.remove
+    if os.path.lexists(old) and (os.path.isdir(old) or os.path.isdir(new)):
+        remove(old)
+    os.replace(new, old)

@@ -1,0 +1,116 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from effdet_jax.convert.detectors import (
+    RULES,
+    backbone_variables,
+    detector_variables,
+    fresh_class_head,
+    guess_spec,
+)
+from effdet_jax.convert.files import Weights, read_weights
+from effdet_jax.convert.rules import ConversionError, abstract_shapes, flatten, to_theirs, unflatten
+from effdet_jax.variants import PYTORCH, model_spec
+from tests.conftest import shared
+from tests.convert.test_tensorbundle import write_bundle
+
+
+def blank(spec):
+    """Variables of the right shapes that take no memory."""
+    shapes = abstract_shapes(spec)
+    return unflatten({path: np.broadcast_to(np.float32(0), x.shape) for path, x in shapes.items()})
+
+
+def weights_of(spec, kind="effdet", variables=None):
+    return Weights("w", kind, to_theirs(variables or blank(spec), RULES[kind](spec)), ())
+
+
+@pytest.mark.parametrize("kind", ["effdet", "automl", "automl-tf2"])
+@pytest.mark.parametrize("name", ["efficientdet-d0", "efficientdet-d7x", "efficientdet-lite3x"])
+def test_the_model_is_found_from_its_weights(name, kind):
+    spec = model_spec(name, num_classes=7)
+    assert guess_spec(weights_of(spec, kind)) == spec
+
+
+@pytest.mark.parametrize("name", [f"efficientdet-{each}" for each in ("d2", "lite1", "lite3")])
+def test_neighbours_in_the_family_are_told_apart(name):
+    assert guess_spec(weights_of(model_spec(name), "automl")).name == name
+
+
+def test_models_of_the_same_weights_must_be_named():
+    weights = weights_of(model_spec("efficientdet-d7"))
+    with pytest.raises(ConversionError, match="fits efficientdet-d6, efficientdet-d7, which"):
+        guess_spec(weights)
+    assert guess_spec(weights, "efficientdet-d7").anchor_scale == 5.0
+
+
+def test_pytorch_padding_is_told_by_missing_biases():
+    spec = model_spec("efficientdet-d1", **PYTORCH)
+    assert guess_spec(weights_of(spec)) == spec
+
+
+def test_weights_of_another_architecture_name_the_closest():
+    weights = weights_of(model_spec("efficientdet-d1", fusion="sum", pyramid_cells=5))
+    spec = guess_spec(weights)
+    with pytest.raises(ConversionError, match=rf"'w' isn't {spec.name}: \d+ of \d+ tensors don't"):
+        detector_variables(weights, spec)
+    with pytest.raises(ConversionError, match="'w' isn't efficientdet-d2"):
+        weights = weights_of(model_spec("efficientdet-d1"))
+        detector_variables(weights, guess_spec(weights, "efficientdet-d2"))
+
+
+def test_a_missing_class_head_is_named():
+    weights = weights_of(model_spec("efficientdet-d0"))
+    del weights.tensors["class_net.predict.conv_pw.bias"]
+    with pytest.raises(ConversionError, match="'class_net.predict.conv_pw.bias' is missing"):
+        guess_spec(weights)
+
+
+@pytest.mark.parametrize("kind", ["timm", "efficientnet"])
+def test_a_backbone_fills_the_backbone_of_any_model(kind, rng):
+    spec = model_spec("efficientdet-lite0", num_classes=4)
+    given = {
+        path: rng.normal(size=leaf.shape).astype(np.float32)
+        for path, leaf in abstract_shapes(spec).items()
+        if "/backbone/" in path
+    }
+    weights = Weights("w", kind, to_theirs(unflatten(given), RULES[kind](spec)), ())
+    found = flatten(backbone_variables(weights, spec))
+    assert found.keys() == given.keys()
+    assert all((found[path] == given[path]).all() for path in given)
+    with pytest.raises(ConversionError, match="'w' isn't efficientnet-b0: "):
+        backbone_variables(weights, model_spec("efficientdet-d0"))
+    with pytest.raises(ConversionError, match="a backbone alone.*--config.init=w"):
+        guess_spec(weights)
+
+
+def test_a_fresh_class_head_starts_as_the_reference_starts():
+    spec = model_spec("efficientdet-d0", num_classes=3)
+    old = blank(model_spec("efficientdet-d0"))
+    flat = flatten(fresh_class_head(old, spec))
+    assert {path: x.shape for path, x in flat.items()} == {
+        path: x.shape for path, x in abstract_shapes(spec).items()
+    }
+    head = "params/class_head/predict"
+    # Probability 0.01: -log(99).
+    np.testing.assert_allclose(flat[f"{head}/pointwise/bias"], -4.59512, rtol=1e-5)
+    np.testing.assert_allclose(flat[f"{head}/pointwise/kernel"].std(), (1 / 64) ** 0.5, rtol=0.1)
+
+
+def test_a_tf2_checkpoint_of_the_official_keys_and_shapes(tmp_path):
+    recorded = json.loads(shared("goldens/automl_d0_128/tf2/tf2.json").read_text())
+    official = read_weights(shared("goldens/automl_d0_128"))
+    spec = guess_spec(official)
+    variables = detector_variables(official, spec)
+    tensors = to_theirs(variables, RULES["automl-tf2"](spec))
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    assert {(name + suffix, array.shape) for name, array in tensors.items()} == {
+        (key, tuple(shape)) for key, shape in recorded["object_ckpt_keys"][1:]
+    }
+    write_bundle(tmp_path / "ckpt-1", {name + suffix: x for name, x in tensors.items()})
+    again = read_weights(tmp_path / "ckpt-1")
+    assert guess_spec(again) == spec
+    jax.tree.map(np.testing.assert_array_equal, detector_variables(again, spec), variables)

@@ -1,0 +1,107 @@
+import jax
+import numpy as np
+import pytest
+
+from effdet_jax.convert import write
+from effdet_jax.convert.detectors import detector_variables, guess_spec
+from effdet_jax.convert.files import read_weights
+from effdet_jax.convert.pth import write_pth
+from effdet_jax.convert.rules import ConversionError
+from effdet_jax.convert.write import (
+    destination_kind,
+    put_in_place,
+    tensors_for,
+    write_manifest,
+    write_tensors,
+)
+from effdet_jax.model.detector import Detector
+from effdet_jax.variants import PYTORCH, model_spec
+from tests.conftest import random_variables
+
+SPEC = model_spec("efficientdet-lite0", num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("w.pth", "effdet"), ("w.safetensors", "effdet"), ("w.npz", "automl")]
+    + [("w.safetensors", "automl")],
+)
+@pytest.mark.parametrize("spec", [SPEC, model_spec("efficientdet-d0", num_classes=2)])
+def test_out_and_in_again_is_bit_equal(tmp_path, name, kind, spec):
+    variables = jax.device_get(random_variables(Detector(spec)))
+    count = write_tensors(str(tmp_path / name), kind, spec, variables)
+    assert count == len(tensors_for(kind, spec, variables))
+    weights = read_weights(tmp_path / name)
+    assert weights.kind == kind and guess_spec(weights) == spec
+    again = detector_variables(weights, spec)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_effdet_gets_its_counters_and_redundant_biases():
+    tensors = tensors_for("effdet", SPEC, random_variables(Detector(SPEC)))
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    assert len(counters) == sum(name.endswith("running_var") for name in tensors) > 100
+    assert all(tensors[name].dtype == np.int64 and tensors[name].shape == () for name in counters)
+    assert "fpn.cell.0.fnode.0.after_combine.conv.conv_pw.bias" in tensors
+
+
+def test_automl_has_no_symmetric_padding():
+    spec = model_spec("efficientdet-d0", num_classes=2, **PYTORCH)
+    with pytest.raises(ConversionError, match="this one pads 'symmetric'"):
+        tensors_for("automl", spec, {})
+
+
+def test_what_reads_differently_is_refused(tmp_path, monkeypatch):
+    variables = jax.device_get(random_variables(Detector(SPEC)))
+
+    def careless(path, tensors):
+        write_pth(path, {name: array * np.float32(1.0001) for name, array in tensors.items()})
+
+    monkeypatch.setattr(write, "write_pth", careless)
+    with pytest.raises(ConversionError, match=r"reads differently .* in \d+ tensors"):
+        write_tensors(str(tmp_path / "w.pth"), "effdet", SPEC, variables)
+
+
+def test_destinations_say_their_kind():
+    assert destination_kind("a/b.pth") == "effdet" and destination_kind("a/b") == "folder"
+    assert destination_kind("b.npz") == "automl"
+    assert destination_kind("b.safetensors", "automl") == "automl"
+    with pytest.raises(ConversionError, match="effdet tensors are written as .pth or .safetensors"):
+        destination_kind("b.npz", "effdet")
+    with pytest.raises(ConversionError, match="looks like a file, and a folder is to be written"):
+        destination_kind("b.onnx")
+
+
+def test_nothing_partial_is_left(tmp_path):
+    target = tmp_path / "new" / "w.bin"
+    with pytest.raises(RuntimeError), put_in_place(str(target), overwrite=False) as aside:
+        with open(aside, "w") as file:
+            file.write("half")
+        raise RuntimeError
+    assert list((tmp_path / "new").iterdir()) == []
+    for text in ("first", "second"):
+        with put_in_place(str(target), overwrite=True) as aside, open(aside, "w") as file:
+            file.write(text)
+        assert target.read_text() == text
+    assert list((tmp_path / "new").iterdir()) == [target]
+    with (
+        pytest.raises(ConversionError, match="w.bin' exists; give another destination, or --over"),
+        put_in_place(str(target), overwrite=False),
+    ):
+        pass
+    assert target.read_text() == "second"
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConversionError, match="can't write into"),
+        put_in_place(str(tmp_path / "file" / "w"), overwrite=False),
+    ):
+        pass
+
+
+def test_the_manifest_lists_every_tensor(tmp_path):
+    import json
+
+    write_manifest(str(tmp_path / "m.json"), SPEC, {"b": np.zeros((2, 3), np.float32)})
+    manifest = json.loads((tmp_path / "m.json").read_text())
+    assert manifest["tensors"] == {"b": {"shape": [2, 3], "dtype": "float32"}}
+    assert manifest["spec"]["name"] == "efficientdet-lite0"
