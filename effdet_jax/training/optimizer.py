@@ -88,13 +88,17 @@ def is_kernel(params: optax.Params) -> optax.Params:
 
 
 def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales each tensor down to `max_norm` if its own norm is above."""
+    """Scales each tensor down to `max_norm` if its own norm is above.
 
-    def clip(grad):
-        norm = jnp.linalg.norm(grad.reshape(-1))
+    Every fusion weight counts as a tensor of its own: the reference has a scalar variable for each.
+    """
+
+    def clip(path, grad):
+        alone = path[-1].key == "weights"
+        norm = jnp.abs(grad) if alone else jnp.linalg.norm(grad.reshape(-1))
         return grad * (max_norm / jnp.maximum(norm, max_norm))
 
-    return optax.stateless(lambda updates, params=None: jax.tree.map(clip, updates))
+    return optax.stateless(lambda updates, params=None: jax.tree.map_with_path(clip, updates))
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

@@ -88,6 +88,8 @@ def test_each_gradient_is_clipped_on_its_own_then_all_together():
     clipped, _ = clip.update(grads, clip.init(grads))
     np.testing.assert_allclose(clipped["a"]["kernel"], [6.0, 8.0], rtol=1e-6)
     np.testing.assert_allclose(clipped["b"]["kernel"], [0.0, 5.0])
+    weights, _ = clip.update({"fusion": {"weights": jnp.array([30.0, -5.0])}}, clip.init(grads))
+    np.testing.assert_allclose(weights["fusion"]["weights"], [10.0, -5.0])  # A scalar each.
     optimizer = make_optimizer(weight_decay=0.0, momentum=0.0)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     total = np.sqrt(10.0**2 + 5.0**2)  # then scaled to 10 together
