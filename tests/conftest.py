@@ -17,6 +17,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Recorded outputs of other implementations, and real images: not part of the project.
 SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))
 
+# Compiles a training step in a fraction of the time, for tests that run it a few times.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def shared(relative: str) -> pathlib.Path:
     """A recorded reference or real data; the test is skipped where it isn't there."""
@@ -44,6 +47,12 @@ def random_variables(model, seed: int = 0):
 
     shapes = unflatten(abstract_shapes(model.spec))
     return jax.device_put(jax.tree.map_with_path(draw, shapes))
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest begins first, so that no process is left alone with it at the end."""
+    long = ("test_train.py", "test_step.py", "test_goldens.py", "test_convert.py", "test_loop.py")
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 
 @pytest.fixture

@@ -57,6 +57,16 @@ def test_focal_loss_equals_optax(rng):
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
 
 
+@functools.cache
+def compiled_loss(batch: int = 0, **options):
+    """`detection_loss` with the official anchors of a batch, or none, as one program.
+
+    Operation by operation, every level's shape would be compiled anew for each of them.
+    """
+    anchors = official_anchors(batch) if batch else {}
+    return jax.jit(lambda outputs, targets: detection_loss(outputs, targets, anchors, **options))
+
+
 def test_focal_loss_by_hand():
     # p = 0.01 for a background anchor: 0.75 · 0.01^1.5 · -ln 0.99, and for its own class
     # 0.25 · 0.99^1.5 · -ln 0.01.
@@ -108,7 +118,7 @@ def test_all_anchors_positive_gives_the_analytic_loss():
         {level: jnp.zeros((*x.shape, 4)) for level, x in labels.items()},
     )
     deltas = {level: jnp.ones((*x.shape, 4)) for level, x in labels.items()}
-    _, parts = detection_loss(outputs, Targets(labels, deltas, jnp.array([10.0])), {})
+    _, parts = compiled_loss()(outputs, Targets(labels, deltas, jnp.array([10.0])))
     np.testing.assert_allclose(parts["loss/class"], 5065.4375, rtol=1e-4)
     np.testing.assert_allclose(parts["loss/box"], 49104 * 0.095 / 11, rtol=1e-4)
 
@@ -174,7 +184,7 @@ def test_equal_to_the_official_losses(case):
     for kind in kinds:
         recorded = losses["loss"][case if path == "legacy" else f"{case}/iou={kind}"]
         options = dict(SETTINGS[setting], iou_kind="" if kind == "None" else kind)
-        total, parts = detection_loss(outputs, targets, official_anchors(2), **options)
+        total, parts = compiled_loss(2, **options)(outputs, targets)
         names = ("total", "cls", "box") if path == "legacy" else (
             "det_loss", "cls_loss", "box_loss"
         )  # fmt: skip
@@ -188,7 +198,8 @@ def test_equal_to_the_official_losses(case):
 def test_equal_to_the_official_gradients(images):
     losses, outputs = official_losses()
     targets = official_targets(losses["loss_sets"][images])
-    gradient = jax.grad(lambda outputs: detection_loss(outputs, targets, ANCHORS)[0])(outputs)
+    gradient_of = jax.jit(jax.grad(lambda x: detection_loss(x, targets, ANCHORS)[0]))
+    gradient = gradient_of(outputs)
     with np.load(shared("goldens/automl_d0_128/det.npz")) as recorded:
         for level in SPEC.levels:
             for ours, theirs in ((gradient.class_logits, "cls"), (gradient.box_deltas, "box")):
@@ -217,9 +228,8 @@ def test_equal_to_pytorch(key, smoothing):
         for level, label in labels.items()
     }
     targets = Targets(labels, deltas, jnp.asarray(recorded["target_num_positives"]))
-    total, parts = detection_loss(
-        Outputs(levels("eval_class"), levels("eval_box")), targets, {}, label_smoothing=smoothing
-    )
+    outputs = Outputs(levels("eval_class"), levels("eval_box"))
+    total, parts = compiled_loss(label_smoothing=smoothing)(outputs, targets)
     found = [total, parts["loss/class"], parts["loss/box"]]
     np.testing.assert_allclose(found, recorded[key], rtol=1e-5)
 

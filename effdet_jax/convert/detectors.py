@@ -1,7 +1,7 @@
 """Weights of other programs ↔ detectors of ours: which model they are, and their variables."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,25 +48,28 @@ def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
             f"'{weights.path}' holds a backbone alone; train a detector from it: "
             f"--config.init={weights.path}"
         )
-    candidates = [
-        model_spec(each, **flavour)
-        for each in ((name,) if name else MODELS)
-        for flavour in (({}, PYTORCH) if weights.kind == "effdet" else ({},))
-    ]
-    differing = {}
-    for spec in candidates:
-        rules = list(RULES[weights.kind](spec))
-        names = {theirs for rule in rules for theirs in rule.theirs}
-        differing[spec] = len(names ^ set(weights.tensors)) or _wrong_widths(weights, rules, spec)
-    fewest = min(differing.values())
-    closest = [spec for spec in candidates if differing[spec] == fewest]
-    if len(closest) > 1 and fewest == 0:
+    closest, fits = _closest(weights, (name,) if name else MODELS)
+    if len(closest) > 1 and fits:
         fitting = ", ".join(spec.name for spec in closest)
         raise ConversionError(
             f"'{weights.path}' fits {fitting}, which differ in image size and anchors only; say "
             f"which: --model={closest[0].name}"
         )
     return dataclasses.replace(closest[0], num_classes=_num_classes(weights, closest[0]), **changes)
+
+
+def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], bool]:
+    """The specs of `models` that differ least from a detector's weights; whether not at all."""
+    differing = {}
+    for name in models:
+        for flavour in ({}, PYTORCH) if weights.kind == "effdet" else ({},):
+            spec = model_spec(name, **flavour)
+            rules = list(RULES[weights.kind](spec))
+            names = {theirs for rule in rules for theirs in rule.theirs}
+            wrong = len(names ^ set(weights.tensors))
+            differing[spec] = wrong or _wrong_widths(weights, rules, spec)
+    fewest = min(differing.values())
+    return [spec for spec, wrong in differing.items() if wrong == fewest], fewest == 0
 
 
 def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
@@ -126,8 +129,11 @@ def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[s
     try:
         return to_ours(weights.tensors, RULES[weights.kind](spec), shapes)
     except ConversionError as error:
-        what = spec.backbone if weights.kind in BACKBONES else spec.name
-        raise ConversionError(f"'{weights.path}' isn't {what}: {error}") from error
+        what, looks = spec.backbone, ""
+        if weights.kind not in BACKBONES:
+            what, closest = spec.name, _closest(weights, MODELS)[0][0].name
+            looks = f" (it looks like {closest})" if closest != what else ""
+        raise ConversionError(f"'{weights.path}' isn't {what}{looks}: {error}") from error
 
 
 def fresh_class_head(

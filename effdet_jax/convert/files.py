@@ -22,6 +22,7 @@ _TF_EXTRA = re.compile(
     r"^(global_step|save_counter|optimizer/.*|learning_rate)$|/(Momentum|Adam|Adam_1|RMSProp|RMSProp_1)$"
     r"|/\.OPTIMIZER_SLOT/"
 )
+_TF_SCOPE = re.compile(r"^(efficientnet-\w+)/model/")
 _TF2_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF2_AVERAGE = re.compile(r"^(.+)/\.OPTIMIZER_SLOT/.+/average$")
 
@@ -81,11 +82,14 @@ def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
 
 
 def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
-    if path.endswith((".tar.gz", ".tgz", ".tar")):
+    if path.endswith((".tar.gz", ".tgz")):
         with _unpacked(path) as folder:
-            return _read(folder, raw, notes)
+            try:
+                return _read(folder, raw, notes)
+            except ConversionError as error:
+                raise ConversionError(str(error).replace(folder, path)) from error
     if prefix := _tensorflow_prefix(path):
-        return _of_tensorflow(TensorBundle(prefix), raw, notes)
+        return _of_tensorflow(path, TensorBundle(prefix), raw, notes)
     if os.path.isdir(path):
         raise ConversionError(
             f"'{path}' holds no checkpoint: neither a training run's (checkpoints/best, "
@@ -99,13 +103,13 @@ def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
     if path.endswith((".h5", ".hdf5")):
         return _read_keras(path)
     if path.endswith(".npz"):
-        return _of_tensorflow(_read_npz(path), raw, notes)
+        return _of_tensorflow(path, _read_npz(path), raw, notes)
     if path.endswith(".safetensors"):
         tensors = _read_safetensors(path)
         slashes = any("/" in name for name in tensors)
-        return (_of_tensorflow if slashes else _of_pytorch)(tensors, raw, notes)
-    if path.endswith((".pth", ".pt", ".bin", ".tar")):
-        return _of_pytorch(read_pth(path), raw, notes)
+        return (_of_tensorflow if slashes else _of_pytorch)(path, tensors, raw, notes)
+    if path.endswith((".pth", ".pt", ".bin", ".pth.tar")):
+        return _of_pytorch(path, read_pth(path), raw, notes)
     raise ConversionError(
         f"'{path}' isn't of a kind that is read here: a TensorFlow checkpoint (its prefix, folder "
         "or .tar.gz), .h5, .safetensors, .pth, .npz"
@@ -191,10 +195,11 @@ def _read_keras(path: str) -> dict[str, np.ndarray]:
 
 
 def _of_tensorflow(
-    stored: Mapping[str, np.ndarray], raw: bool, notes: list[str]
+    path: str, stored: Mapping[str, np.ndarray], raw: bool, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """The network's variables: their moving averages, or the `raw` ones."""
-    names = {name.removesuffix(_TF2_VALUE): name for name in stored}
+    # Some ImageNet checkpoints have a scope more.
+    names = {_TF_SCOPE.sub(r"\1/", name.removesuffix(_TF2_VALUE)): name for name in stored}
     averages, variables = {}, {}
     for name, key in names.items():
         tf2 = _TF2_AVERAGE.match(name)
@@ -204,7 +209,7 @@ def _of_tensorflow(
             variables[name] = key
     if not variables and not averages:
         raise ConversionError(
-            "it holds nothing but what an optimizer keeps "
+            f"'{path}' holds nothing but what an optimizer keeps "
             f"({', '.join(list(names)[:3])}, …): give the checkpoint of the model"
         )
     if averages and not raw:
@@ -225,7 +230,7 @@ def _of_tensorflow(
     return {name: stored[key] for name, key in variables.items()}
 
 
-def _of_pytorch(found: Any, raw: bool, notes: list[str]) -> dict[str, np.ndarray]:
+def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str, np.ndarray]:
     """The state dict inside, without prefixes and without what carries no weights."""
     for key in ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"):
         if raw and "ema" in key:
@@ -238,7 +243,7 @@ def _of_pytorch(found: Any, raw: bool, notes: list[str]) -> dict[str, np.ndarray
     if not isinstance(found, Mapping) or not any(
         isinstance(value, np.ndarray) for value in found.values()
     ):
-        raise ConversionError("it holds no state dict: no tensors by name")
+        raise ConversionError(f"'{path}' holds no state dict: no tensors by name")
     tensors = {str(name): array for name, array in found.items() if isinstance(array, np.ndarray)}
     for prefix in ("module.", "model.", "module.", "model."):
         inside = [name for name in tensors if name.startswith(prefix)]

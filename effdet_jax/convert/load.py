@@ -58,12 +58,12 @@ def load_initial(path: str, model: Detector) -> Any:
     print("\n".join(f"init       {note}" for note in weights.notes), end="\n" * bool(weights.notes))
     if weights.kind in BACKBONES:
         return backbone_variables(weights, model.spec)
-    found = guess_spec(weights)
+    found = guess_spec(weights, model.spec.name)
     same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}
     if found.padding != model.spec.padding:
         print(
             f"init       these weights were trained with {found.padding} padding, this model "
-            f"pads '{model.spec.padding}': expect a slightly worse start"
+            f"pads '{model.spec.padding}': it sees their features shifted by a pixel"
         )
     return detector_variables(weights, dataclasses.replace(model.spec, **same))
 

@@ -59,6 +59,12 @@ def test_a_folder_and_an_archive_of_it_are_a_checkpoint(tmp_path):
         write_bundle(folder / name, AUTOML)
     with pytest.raises(ConversionError, match="holds 2 checkpoints; give the prefix of one"):
         read_weights(folder)
+    with tarfile.open(tmp_path / "two.tar.gz", "w:gz") as archive:
+        archive.add(folder, "efficientdet-d0")
+    with pytest.raises(
+        ConversionError, match=r"'\S*/two.tar.gz' holds 2 checkpoints.*\n.*two.tar.gz/ef"
+    ):
+        read_weights(tmp_path / "two.tar.gz")
     (folder / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model-2"\n')
     assert read_weights(folder).tensors.keys() == AUTOML.keys()
     assert read_weights(folder / "model-1.index").tensors.keys() == AUTOML.keys()
@@ -139,9 +145,11 @@ def test_imagenet_classifiers_lose_what_no_detector_has(tmp_path):
     assert found.kind == "timm" and set(found.tensors) == {"conv_stem.weight", "bn1.bias"}
     assert found.notes[0].startswith("left out: 2 tensors of the ImageNet classifier")
     names = ("stem/conv2d/kernel", "head/dense/kernel")
-    automl = {f"efficientnet-b0/{name}": ONE for name in names}
-    found = read_weights(write_bundle(tmp_path / "b0", automl))
-    assert found.kind == "efficientnet" and len(found.tensors) == 1
+    for scope in ("efficientnet-b0", "efficientnet-b0/model"):
+        automl = {f"{scope}/{name}": ONE for name in names}
+        found = read_weights(write_bundle(tmp_path / "b0", automl))
+        assert found.kind == "efficientnet"
+        assert set(found.tensors) == {"efficientnet-b0/stem/conv2d/kernel"}
 
 
 @pytest.mark.parametrize(

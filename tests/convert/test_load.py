@@ -54,7 +54,9 @@ def test_weights_of_any_class_count_start_a_model(tmp_path):
     path, variables = written(tmp_path, name="w.npz", kind="automl")
     model = Detector(model_spec("efficientdet-lite0", num_classes=5))
     assert_same(load_initial(path, model), variables)
-    with pytest.raises(ConversionError, match="isn't efficientdet-d0"):
+    with pytest.raises(
+        ConversionError, match=r"isn't efficientdet-d0 \(it looks like efficientdet-lite0\)"
+    ):
         load_initial(path, Detector(model_spec("efficientdet-d0")))
 
 

@@ -19,14 +19,18 @@ from effdet_jax.variants import PYTORCH, model_spec
 from tests.conftest import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
+WEIGHTED = model_spec("efficientdet-d0", num_classes=2)  # Has fusion weights and SE.
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("w.pth", "effdet"), ("w.safetensors", "effdet"), ("w.npz", "automl")]
-    + [("w.safetensors", "automl")],
+    ("name", "kind", "spec"),
+    [
+        ("w.pth", "effdet", SPEC),
+        ("w.safetensors", "effdet", WEIGHTED),
+        ("w.npz", "automl", WEIGHTED),
+        ("w.safetensors", "automl", SPEC),
+    ],
 )
-@pytest.mark.parametrize("spec", [SPEC, model_spec("efficientdet-d0", num_classes=2)])
 def test_out_and_in_again_is_bit_equal(tmp_path, name, kind, spec):
     variables = jax.device_get(random_variables(Detector(spec)))
     count = write_tensors(str(tmp_path / name), kind, spec, variables)

@@ -19,7 +19,7 @@ from effdet_jax.losses import detection_loss
 from effdet_jax.model.detector import Detector
 from effdet_jax.targets import Targets, spec_anchors
 from effdet_jax.variants import model_spec
-from tests.conftest import shared
+from tests.conftest import QUICK, shared
 
 CASES = [("d0", "ref_128"), ("d0", "ref_128x256"), ("lite0", "ref_128")]
 
@@ -108,9 +108,8 @@ def training_step(dtype):
         loss, parts = detection_loss(outputs, targets, spec_anchors(spec))
         return loss, (parts, outputs, updated)
 
-    gradients, (parts, outputs, updated) = jax.jit(jax.grad(loss_of, has_aux=True))(
-        variables["params"]
-    )
+    step = jax.jit(jax.grad(loss_of, has_aux=True), compiler_options=QUICK)
+    gradients, (parts, outputs, updated) = step(variables["params"])
     return jax.device_get((parts, outputs, updated, {"params": gradients}))
 
 

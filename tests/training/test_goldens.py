@@ -21,7 +21,7 @@ from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.state import state_of
 from effdet_jax.training.step import apply_gradients
 from effdet_jax.variants import EXACT_ASPECTS, model_spec
-from tests.conftest import shared
+from tests.conftest import QUICK, shared
 
 SPEC = model_spec("efficientdet-d0", image_size=(128, 128), aspects=EXACT_ASPECTS)
 WEIGHT_DECAY = 4e-5
@@ -63,7 +63,7 @@ def steps():
         total_steps=asked["total_steps"],
     )
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def step(state):
         def loss_of(params):
             outputs, updated = Detector(SPEC).apply(

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.checkpoint import abstract_arrays
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.sharding import make_mesh, place_batch, replicated
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
+from tests.conftest import QUICK, random_variables
 
 # The smallest of the family, without drop-connect: its random numbers are another test's matter.
 SPEC = model_spec(
@@ -28,8 +30,11 @@ OPTIMIZER = make_optimizer()
 
 @functools.cache
 def variables():
-    state = create_state(MODEL, OPTIMIZER, 0, make_mesh(8, jax.devices()[:1]))
-    return jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    return jax.device_get(random_variables(MODEL))
+
+
+def in_float64():
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64), variables())
 
 
 def make_batch(seed=0, rows=8):
@@ -50,10 +55,13 @@ def make_batch(seed=0, rows=8):
 
 @functools.cache
 def step_on(devices: int):
-    """(mesh, jitted step) on so many of the fake devices."""
+    """(mesh, compiled step) on so many of the fake devices."""
     mesh = make_mesh(8, jax.devices()[:devices])
     model = Detector(SPEC, dtype=jnp.float64)
-    return mesh, make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9)
+    step = make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9)
+    state = jax.eval_shape(lambda tree: state_of(tree, OPTIMIZER), in_float64())
+    lowered = step.lower(abstract_arrays(state, replicated(mesh)), place_batch(make_batch(), mesh))
+    return mesh, lowered.compile(compiler_options=QUICK)
 
 
 def run(devices: int, batches):
@@ -62,10 +70,9 @@ def run(devices: int, batches):
     In float64, so that what differs would be another computation and not the order of a sum, which
     two steps of batch normalisation over 8 values (P6, P7) blow up in float32.
     """
-    start = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables())
     with jax.enable_x64(True):
         mesh, step = step_on(devices)
-        state = jax.device_put(state_of(start, OPTIMIZER), replicated(mesh))
+        state = jax.device_put(state_of(in_float64(), OPTIMIZER), replicated(mesh))
         history = []
         for batch in batches:
             state, metrics = step(state, place_batch(batch, mesh))
