@@ -5,8 +5,8 @@ python -m effdet_jax.train --config=configs/finetune.py --config.data.dir=FOLDER
 
 FOLDER holds train and validation annotations and the images, in any usual layout (`train.json`,
 `annotations/instances_train.json`, `train/_annotations.coco.json`, …). WEIGHTS is the workdir of
-another run or an effdet .safetensors file; its classes need not be yours. Class names and their
-number come from the annotations.
+another run, a detector of PyTorch effdet or google/automl, or an ImageNet EfficientNet; its classes
+need not be yours. Class names and their number come from the annotations.
 """
 
 from effdet_jax import config as configs

@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 300.0
     config.num_steps = 0  # Instead of num_epochs, if not 0.
     config.dtype = "auto"  # Of the computation: 'bfloat16', 'float32', or the device's best.
-    config.init = ""  # Weights to start from: a workdir, or effdet weights as .safetensors.
+    config.init = ""  # Weights to start from: whatever `ed.load` takes, or an ImageNet backbone.
 
     config.model = ConfigDict()
     config.model.name = "efficientdet-d0"  # Or any other φ: 'efficientdet-d2.5'.

@@ -133,7 +133,7 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
         "train      32 images",
         "classes    6: circle, rectangle, triangle",
         "model      efficientdet-lite0 at 64×64, 3,095,002 parameters, computing in float32",
-        "batch      4 = 4 per device; 24 steps = 3.0 epochs of 8.0 steps; peak learning rate 0.0005",
+        "batch      4 = 4 per device; 24 steps = 3.0 epochs of 8.0 steps; peak learning rate 0.0025",
         "compiling  the train step … ",
         "step 24/24  epoch 3.0  loss ",
         "evaluation after step 24",

@@ -17,7 +17,12 @@ from absl import flags
 from effdet_jax.checkpoint import find_checkpoint
 from effdet_jax.command import run
 from effdet_jax.config import parse_size
-from effdet_jax.convert.detectors import detector_variables, fresh_class_head, guess_spec
+from effdet_jax.convert.detectors import (
+    changed_spec,
+    detector_variables,
+    fresh_class_head,
+    guess_spec,
+)
 from effdet_jax.convert.files import read_weights
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
 from effdet_jax.convert.load import default_labels, is_ours, load
@@ -104,7 +109,7 @@ def main(
         source = _read_ours(path)
         if unused := [name for name in ("model", "raw") if {"model": model, "raw": raw}[name]]:
             raise ConversionError(f"'{path}' knows its model: --{unused[0]} says nothing here")
-        source = dataclasses.replace(source, spec=dataclasses.replace(source.spec, **changes))
+        source = dataclasses.replace(source, spec=changed_spec(source.spec, **changes))
     else:
         source = _read_others(path, model, raw, changes)
     source = _with_classes(source, num_classes, drop_head, class_names)
@@ -152,8 +157,9 @@ def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -
     count = len(weights.tensors)
     notes = [f"{weights.kind}, {count} tensors, all of them used", *weights.notes]
     origin = f"Converted from '{os.path.basename(path)}' ({weights.kind} weights)."
-    if advertised := [note for note in weights.notes if "moving averages" in note]:
-        origin += f" {advertised[0].capitalize()}."
+    for note in weights.notes:
+        if "moving averages" in note:
+            origin += f" {note.split(' (')[0].capitalize()}."
     labels = default_labels(spec.num_classes)
     return _Source(spec, labels, labels == COCO, variables, origin, {}, notes)
 

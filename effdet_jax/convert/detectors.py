@@ -55,7 +55,19 @@ def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
             f"'{weights.path}' fits {fitting}, which differ in image size and anchors only; say "
             f"which: --model={closest[0].name}"
         )
-    return dataclasses.replace(closest[0], num_classes=_num_classes(weights, closest[0]), **changes)
+    return changed_spec(closest[0], num_classes=_num_classes(weights, closest[0]), **changes)
+
+
+def changed_spec(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """The spec with other fields.
+
+    Raises:
+      ConversionError: it can't be, such as an image size that doesn't go down to the last level.
+    """
+    try:
+        return dataclasses.replace(spec, **changes)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], bool]:
@@ -63,7 +75,10 @@ def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], 
     differing = {}
     for name in models:
         for flavour in ({}, PYTORCH) if weights.kind == "effdet" else ({},):
-            spec = model_spec(name, **flavour)
+            try:
+                spec = model_spec(name, **flavour)
+            except ValueError as error:
+                raise ConversionError(str(error)) from error
             rules = list(RULES[weights.kind](spec))
             names = {theirs for rule in rules for theirs in rule.theirs}
             wrong = len(names ^ set(weights.tensors))

@@ -223,9 +223,9 @@ def live_reference(
     try:
         import torch
         from effdet import EfficientDet, get_efficientdet_config
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision's, if it isn't of this torch.
         raise ConversionError(
-            f"comparing live needs PyTorch's effdet ({error}): pip install effdet torch; or "
+            f"comparing live needs PyTorch's effdet ({error}): pip install 'effdet_jax[parity]'; or "
             "compare with recorded activations: --reference=FILE.npz"
         ) from error
     family = "tf_" if spec.redundant_bias else ""

@@ -104,6 +104,10 @@ def test_the_input_can_be_another(tmp_path, effdet_file):
     convert(path, tmp_path / "out", num_classes=2, image_size="384x640", advprop=True)
     spec = ed.load(tmp_path / "out")[0].spec
     assert spec.image_size == (384, 640) and spec.mean == (127.5,) * 3 and spec.black_padding
+    with pytest.raises(ConversionError, match="image_size 64×16 can't be"):
+        convert(path, tmp_path / "out2", num_classes=2, image_size="64x16")
+    with pytest.raises(ConversionError, match="unknown model 'efficientdet-x'"):
+        convert(path, tmp_path / "out2", num_classes=2, model="efficientdet-x")
 
 
 def test_nothing_is_left_or_overwritten(tmp_path, effdet_file):

@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from effdet_jax.convert.detectors import (
     RULES,
@@ -115,6 +116,31 @@ def test_a_fresh_class_head_starts_as_the_reference_starts():
     # Probability 0.01: -log(99).
     np.testing.assert_allclose(flat[f"{head}/pointwise/bias"], -4.59512, rtol=1e-5)
     np.testing.assert_allclose(flat[f"{head}/pointwise/kernel"].std(), (1 / 64) ** 0.5, rtol=0.1)
+
+
+@pytest.mark.slow
+def test_a_tf2_object_checkpoint_that_tensorflow_wrote(tmp_path):
+    tf = pytest.importorskip("tensorflow", reason="needs tensorflow")
+    spec = model_spec("efficientdet-lite0", num_classes=2)
+    variables = unflatten(
+        {
+            path: np.random.default_rng(len(path)).normal(size=leaf.shape).astype(np.float32)
+            for path, leaf in abstract_shapes(spec).items()
+        }
+    )
+    tree = traverse_util.unflatten_dict(to_theirs(variables, RULES["automl-tf2"](spec)), sep="/")
+
+    def trackable(node):
+        if isinstance(node, np.ndarray):
+            return tf.Variable(node)
+        return tf.train.Checkpoint(**{name: trackable(child) for name, child in node.items()})
+
+    prefix = trackable(tree).save(str(tmp_path / "ckpt"))
+    for path in (prefix, tmp_path):
+        weights = read_weights(path)
+        assert guess_spec(weights) == spec
+        found = detector_variables(weights, spec)
+        jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
 def test_a_tf2_checkpoint_of_the_official_keys_and_shapes(tmp_path):

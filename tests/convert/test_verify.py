@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,12 @@ def test_files_without_activations_are_refused(tmp_path):
         recorded_reference(tmp_path / "a.npz", SPEC)
     with pytest.raises(ConversionError, match="can't be read as .npz"):
         recorded_reference(tmp_path / "missing.npz", SPEC)
+
+
+def test_live_comparison_without_effdet_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "effdet", None)
+    with pytest.raises(ConversionError, match=r"pip install 'effdet_jax\[parity\]'.*--reference="):
+        live_reference(SPEC, {}, (64, 64))
 
 
 @pytest.mark.slow

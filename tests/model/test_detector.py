@@ -9,7 +9,7 @@ from effdet_jax.model.heads import CLASS_BIAS
 from effdet_jax.ops import resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.variants import model_spec
-from tests.conftest import random_variables
+from tests.conftest import QUICK, random_variables
 
 
 def output_shapes(spec, **call):
@@ -94,7 +94,7 @@ def test_bfloat16_computes_near_float32():
     variables = random_variables(Detector(spec))
     images = jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 64, 3)).astype(np.float32))
     wide, narrow = (
-        jax.jit(Detector(spec, dtype=dtype).apply)(variables, images)
+        jax.jit(Detector(spec, dtype=dtype).apply, compiler_options=QUICK)(variables, images)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert narrow.class_logits[3].dtype == jnp.bfloat16

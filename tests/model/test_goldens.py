@@ -55,7 +55,8 @@ def inference(variant: str, case: str):
             variables,
             x,
             capture_intermediates=lambda module, _: type(module).__name__ in wanted,
-        )
+        ),
+        compiler_options=QUICK,
     )
     outputs, extra = run(variables, jnp.asarray(arrays["input"].transpose(0, 2, 3, 1)))
     return outputs, extra["intermediates"]
