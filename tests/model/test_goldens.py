@@ -19,7 +19,7 @@ from effdet_jax.losses import detection_loss
 from effdet_jax.model.detector import Detector
 from effdet_jax.targets import Targets, spec_anchors
 from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, shared
+from tests.conftest import QUICK, enable_x64, shared
 
 CASES = [("d0", "ref_128"), ("d0", "ref_128x256"), ("lite0", "ref_128")]
 
@@ -116,7 +116,7 @@ def training_step(dtype):
 
 @functools.cache
 def training_step_in_float64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         return training_step(jnp.float64)
 
 

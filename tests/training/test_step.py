@@ -12,7 +12,7 @@ from effdet_jax.training.sharding import make_mesh, place_batch, replicated
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, random_variables
+from tests.conftest import QUICK, enable_x64, random_variables
 
 # The smallest of the family, without drop-connect: its random numbers are another test's matter.
 SPEC = model_spec(
@@ -70,7 +70,7 @@ def run(devices: int, batches):
     In float64, so that what differs would be another computation and not the order of a sum, which
     two steps of batch normalisation over 8 values (P6, P7) blow up in float32.
     """
-    with jax.enable_x64(True):
+    with enable_x64(True):
         mesh, step = step_on(devices)
         state = jax.device_put(state_of(in_float64(), OPTIMIZER), replicated(mesh))
         history = []
