@@ -21,7 +21,7 @@ SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"
 # Compiles a training step in a fraction of the time, for tests that run it a few times.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # Under its older name in jax 0.7.
-enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 # jaxlib 0.7.2 adds up on a CPU one by one, 2.5e-4 off after 4.4 million values; gradients don't mind.
 ROUNDING = 0.0 if jax.__version_info__ > (0, 7, 2) else 3e-4
 
