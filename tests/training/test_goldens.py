@@ -10,6 +10,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from effdet_jax.convert.detectors import RULES, detector_variables
 from effdet_jax.convert.files import read_weights
@@ -22,6 +23,9 @@ from effdet_jax.training.state import state_of
 from effdet_jax.training.step import apply_gradients
 from effdet_jax.variants import EXACT_ASPECTS, model_spec
 from tests.conftest import QUICK, ROUNDING, shared
+
+# A minute of compiling.
+pytestmark = pytest.mark.slow
 
 SPEC = model_spec("efficientdet-d0", image_size=(128, 128), aspects=EXACT_ASPECTS)
 WEIGHT_DECAY = 4e-5
