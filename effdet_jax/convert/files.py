@@ -103,7 +103,7 @@ def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
     if path.endswith((".h5", ".hdf5")):
         return _read_keras(path)
     if path.endswith(".npz"):
-        return _of_tensorflow(path, _read_npz(path), raw, notes)
+        return _of_tensorflow(path, read_npz(path), raw, notes)
     if path.endswith(".safetensors"):
         tensors = _read_safetensors(path)
         slashes = any("/" in name for name in tensors)
@@ -156,7 +156,12 @@ def _unpacked(path: str) -> Iterator[str]:
         yield folder
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz`.
+
+    Raises:
+      ConversionError: it isn't one.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -255,8 +260,8 @@ def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str,
     tensors = _without(
         tensors, lambda name: name.startswith("anchor"), "tensors of the anchors", notes
     )
-    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
-    return {name: array for name, array in tensors.items() if name not in counters}
+    # PyTorch's counters of batches carry nothing for us.
+    return {n: array for n, array in tensors.items() if not n.endswith("num_batches_tracked")}
 
 
 def _without(
@@ -265,7 +270,7 @@ def _without(
     dropped = [name for name in tensors if drop(name)]
     if dropped:
         notes.append(f"left out: {len(dropped)} {what} ({', '.join(dropped[:3])}, …)")
-    return {name: array for name, array in tensors.items() if name not in set(dropped)}
+    return {name: array for name, array in tensors.items() if not drop(name)}
 
 
 def _widened(tensors: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:

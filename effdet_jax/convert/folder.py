@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from effdet_jax.convert.rules import ConversionError, abstract_shapes, flatten, listed, unflatten
+from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, flatten, to_ours
 from effdet_jax.labels import Labels
 from effdet_jax.variants import ModelSpec
 
@@ -76,17 +76,11 @@ def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, Labels, dict[str, A
         flat = load_file(os.path.join(path, WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise ConversionError(f"'{path}/{WEIGHTS}' can't be read: {error}") from error
-    expected = {name: tuple(leaf.shape) for name, leaf in abstract_shapes(spec).items()}
-    problems = [f"missing: {name} {expected[name]}" for name in sorted(set(expected) - set(flat))]
-    problems += [f"unknown: {name}" for name in sorted(set(flat) - set(expected))]
-    problems += [
-        f"{name} is {flat[name].shape}, the model needs {shape}"
-        for name, shape in expected.items()
-        if name in flat and flat[name].shape != shape
-    ]
-    if problems:
-        raise ConversionError(f"'{path}/{WEIGHTS}' isn't {spec.name}:\n  {listed(problems)}")
-    return spec, labels, unflatten(flat)
+    expected = abstract_shapes(spec)
+    try:
+        return spec, labels, to_ours(flat, [Rule(name, (name,)) for name in expected], expected)
+    except ConversionError as error:
+        raise ConversionError(f"'{path}/{WEIGHTS}' isn't {spec.name}: {error}") from error
 
 
 def folder_notes(path: str | os.PathLike) -> tuple[str, dict[str, float]]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effdet_jax.convert.files import read_npz
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import tensors_for
 from effdet_jax.detections import detect
@@ -160,11 +161,7 @@ def recorded_reference(path: str | os.PathLike, spec: ModelSpec, *, raw: bool = 
     Raises:
       ConversionError: it is neither.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"'{path}' can't be read as .npz: {error}") from error
+    arrays = read_npz(path)
     if "eval_backbone_P3" in arrays:
         layers = {
             _effdet_name(name): _ours(spec, _effdet_name(name), array.transpose(0, 2, 3, 1))

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -103,8 +105,6 @@ def test_nothing_partial_is_left(tmp_path):
 
 
 def test_the_manifest_lists_every_tensor(tmp_path):
-    import json
-
     write_manifest(str(tmp_path / "m.json"), SPEC, {"b": np.zeros((2, 3), np.float32)})
     manifest = json.loads((tmp_path / "m.json").read_text())
     assert manifest["tensors"] == {"b": {"shape": [2, 3], "dtype": "float32"}}
