@@ -9,9 +9,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from effdet_jax.model.detector import Detector, Outputs
+from effdet_jax.model.detector import Detector, Outputs, network_input
 from effdet_jax.ops import boxes as box_ops
-from effdet_jax.ops.images import normalize
 from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs
 from effdet_jax.targets import spec_anchors
 
@@ -136,15 +135,7 @@ def make_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
     anchors = spec_anchors(model.spec)
 
     def run(variables, batch):
-        spec = model.spec
-        images = normalize(
-            batch["image"],
-            batch["content"],
-            spec.mean,
-            spec.std,
-            model.dtype,
-            black_padding=spec.black_padding,
-        )
+        images = network_input(model, batch)
         found = detect(model.apply(variables, images), anchors, **options)
         return to_image(found, batch["scale"], batch["size"])
 

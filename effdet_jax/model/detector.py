@@ -1,5 +1,6 @@
 """The detector: backbone → pyramid → class head, box head."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from effdet_jax.labels import Labels
 from effdet_jax.model.efficientnet import EfficientNet
 from effdet_jax.model.heads import CLASS_BIAS, Head
 from effdet_jax.model.pyramid import Pyramid
+from effdet_jax.ops.images import normalize
 from effdet_jax.variants import ModelSpec
 
 
@@ -26,6 +28,19 @@ class Outputs:
 
     class_logits: dict[int, Any]
     box_deltas: dict[int, Any]
+
+
+def network_input(model: "Detector", batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
+    """What a detector sees of a batch's `image` [B, H, W, 3] uint8 and `content` [B, 2]."""
+    spec = model.spec
+    return normalize(
+        batch["image"],
+        batch["content"],
+        spec.mean,
+        spec.std,
+        model.dtype,
+        black_padding=spec.black_padding,
+    )
 
 
 class Detector(nn.Module):

@@ -9,8 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from effdet_jax.losses import detection_loss
-from effdet_jax.model.detector import Detector
-from effdet_jax.ops.images import normalize
+from effdet_jax.model.detector import Detector, network_input
 from effdet_jax.targets import assign, spec_anchors
 from effdet_jax.training.optimizer import ema_decay
 from effdet_jax.training.sharding import replicated, split_batch
@@ -39,18 +38,11 @@ def make_train_step(
       ema: decay of the moving averages, 0 for none.
       loss_options: keywords of `losses.detection_loss`.
     """
-    spec, anchors = model.spec, spec_anchors(model.spec)
+    anchors = spec_anchors(model.spec)
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = normalize(
-            batch["image"],
-            batch["content"],
-            spec.mean,
-            spec.std,
-            model.dtype,
-            black_padding=spec.black_padding,
-        )
+        images = network_input(model, batch)
         targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
 
         def loss_of(params):
