@@ -111,7 +111,7 @@ def _prepare(
     batch_size: int,
 ) -> tuple[Callable[[], Any], Any, float]:
     """(a call that runs `work` once and waits for it, the compiled program, seconds to compile)."""
-    mesh = make_mesh(batch_size, jax.devices()[:1])
+    mesh = make_mesh(batch_size, devices=jax.devices()[:1])
     optimizer = make_optimizer(config.optim.name)
     state = create_state(model, optimizer, config.seed, mesh)
     batch = place_batch(next(batches), mesh)

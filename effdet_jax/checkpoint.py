@@ -171,7 +171,7 @@ def load_model(
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
     model = Detector(metadata.spec, metadata.labels, dtype)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = abstract_arrays(abstract_variables(model), sharding)
     variables = checkpoints.load(ema=abstract)["ema"]
     checkpoints.close()

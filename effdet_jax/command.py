@@ -12,10 +12,18 @@ from effdet_jax.checkpoint import CheckpointError
 from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.data.examples import DataError
+from effdet_jax.training.processes import ProcessError
 from effdet_jax.training.watch import TrainingError
 
 # Errors whose message says all that a user needs.
-USER_ERRORS = (CheckpointError, ConfigError, ConversionError, DataError, TrainingError)
+USER_ERRORS = (
+    CheckpointError,
+    ConfigError,
+    ConversionError,
+    DataError,
+    ProcessError,
+    TrainingError,
+)
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
@@ -26,6 +34,20 @@ def define_config_flag(*, required: bool) -> flags.FlagHolder:
     if required:
         flags.mark_flag_as_required(holder)
     return holder
+
+
+def define_process_flags() -> dict[str, flags.FlagHolder]:
+    """For a run of several processes where no cluster says who takes part."""
+    return {
+        "coordinator": flags.DEFINE_string(
+            "coordinator", "", "host:port of process 0; several processes are one run"
+        ),
+        "num_processes": flags.DEFINE_integer("num_processes", 0, "of the run", lower_bound=0),
+        "process_id": flags.DEFINE_integer("process_id", -1, "of this process, from 0"),
+        "wait_seconds": flags.DEFINE_integer(
+            "wait_seconds", 300, "for all processes to arrive", lower_bound=1
+        ),
+    }
 
 
 def run(

@@ -38,7 +38,13 @@ def get_config() -> ConfigDict:
     config.num_epochs = 300.0
     config.num_steps = 0  # Instead of num_epochs, if not 0.
     config.dtype = "auto"  # Of the computation: 'bfloat16', 'float32', or the device's best.
+    config.remat = "none"  # 'blocks', 'full': computes activations twice to keep fewer of them.
+    config.microbatches = 1  # Parts a batch is computed in, one after the other.
     config.init = ""  # Weights to start from: whatever `ed.load` takes, or an ImageNet backbone.
+
+    config.mesh = ConfigDict()  # Devices = data × fsdp × spatial; 'data' takes what these leave.
+    config.mesh.fsdp = 1  # Splits the batch, and large parameters with optimizer and averages.
+    config.mesh.spatial = 1  # Splits the rows of images and feature maps.
 
     config.model = ConfigDict()
     config.model.name = "efficientdet-d0"  # Or any other φ: 'efficientdet-d2.5'.
@@ -176,6 +182,7 @@ def validate(config: ConfigDict):
     """
     choices = {
         "dtype": ("auto", "float32", "bfloat16"),
+        "remat": ("none", "blocks", "full"),
         "data.source": ("coco", "tfds", "shapes"),
         "optim.name": ("sgd", "adamw"),
         "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
@@ -184,6 +191,9 @@ def validate(config: ConfigDict):
     }
     at_least = {
         "batch_size": 1,
+        "microbatches": 1,
+        "mesh.fsdp": 1,
+        "mesh.spatial": 1,
         "data.max_boxes": 1,
         "data.workers": 0,
         "data.threads": 1,

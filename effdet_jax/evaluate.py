@@ -5,20 +5,21 @@ python -m effdet_jax.evaluate --checkpoint=runs/shapes
 The data is the validation split the run was configured with, unless --config names another.
 """
 
+from typing import Any
+
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
-from effdet_jax.command import define_config_flag, run
+from effdet_jax.command import define_config_flag, define_process_flags, run
 from effdet_jax.convert.load import load
 from effdet_jax.data.examples import DataError
-from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.detections import make_detect
 from effdet_jax.evaluation.coco import write_results
-from effdet_jax.evaluation.loop import evaluate
-from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+from effdet_jax.experiment import evaluator_of
+from effdet_jax.training.processes import connected
+from effdet_jax.training.sharding import make_mesh
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -36,10 +37,25 @@ def define_flags() -> dict[str, flags.FlagHolder]:
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
         ),
         "output": flags.DEFINE_string("output", "", "COCO results JSON to write"),
+        **define_process_flags(),
     }
 
 
 def main(
+    config: ConfigDict | None,
+    checkpoint: str,
+    data_dir: str,
+    split: str,
+    nms: str | None,
+    batch_size: int,
+    output: str,
+    **processes: Any,
+) -> int:
+    with connected(**processes):
+        return _evaluate(config, checkpoint, data_dir, split, nms, batch_size, output)
+
+
+def _evaluate(
     config: ConfigDict | None,
     checkpoint: str,
     data_dir: str,
@@ -59,26 +75,14 @@ def main(
         raise DataError(f"the checkpoint and the data differ in their classes: {different}")
     print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
-    batch_size = batch_size or 8 * len(jax.devices())
-    try:
-        mesh = make_mesh(batch_size)
-    except ValueError as error:
-        raise configs.ConfigError(str(error)) from error
-    result = evaluate(
-        jax.jit(
-            make_detect(model, **configs.detect_options(config)),
-            in_shardings=(replicated(mesh), split_batch(mesh)),
-        ),
-        jax.device_put(variables, replicated(mesh)),
-        source,
-        eval_batches(source, image_size=model.spec.image_size, batch_size=batch_size),
-        lambda batch: place_batch(batch, mesh),
-    )
+    config.eval.batch_size = batch_size or 8 * jax.device_count()
+    mesh = make_mesh(jax.device_count())
+    result = evaluator_of(config, model, mesh, source)(jax.device_get(variables))
     for image in result.unreadable:
         print(f"warning: {image} can't be read and counts as without detections")
     print(f"{result.metrics.num_images} images, {len(result.results)} detections")
     print("\n".join(result.metrics.lines()))
-    if output:
+    if output and jax.process_index() == 0:
         write_results(output, result.results)
     return 0
 

@@ -110,6 +110,7 @@ def detection_loss(
     box_weight: float = 50.0,
     iou_kind: str = "",
     iou_weight: float = 1.0,
+    normalizer: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Class loss + 50 × box loss (+ IoU loss) of a batch, and the parts by metric name.
 
@@ -122,8 +123,10 @@ def detection_loss(
       targets: from `targets.assign`.
       anchors: {level: [H, W, A, 4]}; used by the IoU loss only.
       iou_kind: one of `IOU_LOSSES`, or '' for none.
+      normalizer: of a batch that this one is a part of.
     """
-    normalizer = jnp.sum(targets.num_positives) + 1.0
+    if normalizer is None:
+        normalizer = jnp.sum(targets.num_positives) + 1.0
     parts = {"loss/class": 0.0, "loss/box": 0.0} | ({"loss/iou": 0.0} if iou_kind else {})
     for level, labels in targets.labels.items():
         focal = jax.checkpoint(  # Recomputed backwards: nothing of the logits' size is kept.

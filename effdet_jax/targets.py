@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from effdet_jax.ops import boxes as box_ops
 from effdet_jax.ops.anchors import anchor_boxes
 from effdet_jax.ops.matching import UNMATCHED, match
+from effdet_jax.ops.spatial import split_rows
 from effdet_jax.variants import ModelSpec
 
 BACKGROUND = -1  # An anchor that is no object: all K classes are trained towards 0.
@@ -60,31 +62,19 @@ def assign(
       valid: [B] False for images that must not be trained on; all their anchors are `IGNORE`.
       threshold: least IoU of a match that isn't forced, see `ops.matching.match`.
     """
-    flat = jnp.concatenate([jnp.asarray(level).reshape(-1, 4) for level in anchors.values()])
-
-    matches = match(boxes, labels >= 0, flat, threshold=threshold)  # [B, N]
-    positive = matches != UNMATCHED
-    matches = jnp.maximum(matches, 0)
-    target_labels = jnp.take_along_axis(labels, matches, axis=1)
-    target_labels = jnp.where(positive, target_labels, BACKGROUND)
-    matched_boxes = jnp.take_along_axis(boxes, matches[..., None], axis=1)  # [B, N, 4]
-    deltas = jnp.where(positive[..., None], box_ops.encode(matched_boxes, flat), 0.0)
-    num_positives = jnp.sum(positive, axis=1).astype(jnp.float32)
-    if valid is not None:
-        target_labels = jnp.where(valid[:, None], target_labels, IGNORE)
-        deltas = jnp.where(valid[:, None, None], deltas, 0.0)
-        num_positives = jnp.where(valid, num_positives, 0.0)
-    return Targets(
-        _split_levels(target_labels, anchors), _split_levels(deltas, anchors), num_positives
-    )
-
-
-def _split_levels(flat: Array, anchors: Mapping[int, np.ndarray]) -> dict[int, Array]:
-    """[B, N, …] in anchor order → {level: [B, H, W, A, …]}."""
-    shapes = {level: level_anchors.shape[:3] for level, level_anchors in anchors.items()}
-    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
-    parts = jnp.split(flat, ends[:-1], axis=1)
-    return {
-        level: part.reshape(part.shape[0], *shape, *part.shape[2:])
-        for (level, shape), part in zip(shapes.items(), parts)
-    }
+    if boxes.shape[1] == 0:  # Nothing can be taken from no slots.
+        boxes, labels = jnp.zeros((len(boxes), 1, 4)), jnp.full((len(boxes), 1), -1)
+    matches = match(boxes, labels >= 0, anchors, threshold=threshold)
+    valid = jnp.ones(len(boxes), bool) if valid is None else valid
+    take = jax.vmap(lambda rows, index: rows[index])
+    target_labels, deltas, num_positives = {}, {}, 0.0
+    for level, matched in matches.items():  # [B, H, W, A]
+        is_valid = valid[:, None, None, None]
+        positive = (matched != UNMATCHED) & is_valid
+        index = jnp.maximum(matched, 0)
+        classes = jnp.where(positive, take(labels, index), BACKGROUND)
+        target_labels[level] = split_rows(jnp.where(is_valid, classes, IGNORE))
+        encoded = box_ops.encode(take(boxes, index), jnp.asarray(anchors[level]))
+        deltas[level] = split_rows(jnp.where(positive[..., None], encoded, 0.0))
+        num_positives += jnp.sum(positive, axis=(1, 2, 3)).astype(jnp.float32)
+    return Targets(target_labels, deltas, num_positives)

@@ -9,13 +9,12 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,19 +24,26 @@ from effdet_jax import command
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata, abstract_variables
 from effdet_jax.data.examples import DataError, Source
-from effdet_jax.data.pipeline import eval_batches, train_batches
-from effdet_jax.detections import make_detect
-from effdet_jax.evaluation.coco import coco_dataset
-from effdet_jax.evaluation.loop import Evaluation, evaluate
+from effdet_jax.data.pipeline import train_batches
+from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.experiment import (
+    evaluator_of,
+    mesh_of,
+    model_of,
+    optimizer_of,
+    peak_learning_rate,
+    plan_of,
+    train_step_of,
+)
 from effdet_jax.model.detector import Detector
 from effdet_jax.render import draw_boxes, draw_results, grid
 from effdet_jax.training.metrics import MetricWriter
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.plan import Plan
-from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+from effdet_jax.training.processes import connected
+from effdet_jax.training.sharding import place_batch, process_share
 from effdet_jax.training.start import checkpoint_parts, resume, start
 from effdet_jax.training.state import TrainState
-from effdet_jax.training.step import make_train_step
+from effdet_jax.training.step import Step
 from effdet_jax.training.stop import StopSignal
 from effdet_jax.training.watch import StepWatch, format_duration
 
@@ -63,11 +69,13 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "workdir": flags.DEFINE_string(
             "workdir", None, "folder of the run: checkpoints, logs", required=True
         ),
+        **command.define_process_flags(),
     }
 
 
-def main(config: ConfigDict, workdir: str) -> int:
-    train(config, workdir)
+def main(config: ConfigDict, workdir: str, **processes: Any) -> int:
+    with connected(**processes):
+        train(config, workdir)
     return 0
 
 
@@ -89,9 +97,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         raise DataError(f"training and validation data differ in their classes: {different}")
 
     # Mesh and model.
-    mesh = _make_mesh(config)
-    model = Detector(configs.spec_of(config, len(labels)), labels, configs.compute_dtype(config))
-    plan = _make_plan(config, len(train_source))
+    mesh = mesh_of(config)
+    model = model_of(config, labels)
+    plan = plan_of(config, len(train_source))
     run = _Run(config, workdir, train_source, val_source, model, mesh, plan)
     _print_banner(run)
 
@@ -110,12 +118,7 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     """State, compiled step, loop: the second half of `train`."""
     config, model, mesh, plan = run.config, run.model, run.mesh, run.plan
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
-    optimizer = make_optimizer(
-        config.optim.name,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        clip_norm=config.optim.clip_norm,
-    )
+    optimizer = optimizer_of(config)
     metadata = Metadata(model.spec, model.labels, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
@@ -127,10 +130,11 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
             f"nothing to do: '{run.workdir}' has trained {start_step} of {plan.total_steps} steps"
         )
         return dict(last.metadata().metrics)
-    writer = MetricWriter(run.workdir, start_step)
-    _write_config(run.workdir, metadata.config)
+    writer = MetricWriter(run.workdir if jax.process_index() == 0 else None, start_step)
+    _write_config(run, metadata.config)
 
     # Step and evaluation, compiled once each.
+    process_index, process_count = process_share(mesh)
     batches = train_batches(
         run.train_source,
         image_size=model.spec.image_size,
@@ -139,13 +143,15 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
         augmentation=configs.augmentation_of(config),
         seed=config.seed,
         start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
         workers=config.data.workers,
         threads=config.data.threads,
     )
     batch = next(batches)
     if start_step == 0:
         _show_batch(run, writer, batch)
-    step = _compile_step(run, optimizer, state, batch)
+    step = _compile_step(run, state, batch)
     evaluator = _Evaluator(run, writer)
 
     # The loop.
@@ -176,11 +182,12 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
                 if metrics["eval/AP"] > best_ap:
                     best_ap = metrics["eval/AP"]
                     save(best, number, state)
-            if plan.saves_after(number) or stop.requested:
+            stopping = stop.requested(number)
+            if plan.saves_after(number) or stopping:
                 watch.settle()
                 save(last, number, state)
             watch.pause(time.time() - paused)
-            if stop.requested:
+            if stopping:
                 print(f"stopped after step {number}; the same command goes on from there")
                 break
             if number < plan.total_steps:
@@ -191,51 +198,29 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
 def _make_workdir(workdir: str):
     try:
         os.makedirs(workdir, exist_ok=True)
-        with open(os.path.join(workdir, ".writable"), "w", encoding="utf-8"):
+        probe = os.path.join(workdir, f".writable-{jax.process_index()}")
+        with open(probe, "w", encoding="utf-8"):
             pass
-        os.remove(os.path.join(workdir, ".writable"))
+        os.remove(probe)
     except OSError as error:
         raise configs.ConfigError(
             f"can't write into --workdir={workdir}: {error.strerror}; choose another folder"
         ) from error
 
 
-def _write_config(workdir: str, config: Mapping[str, Any]):
-    with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(config, file, indent=2)
-
-
-def _make_mesh(config: ConfigDict) -> Mesh:
-    try:
-        return make_mesh(config.batch_size)
-    except ValueError as error:
-        raise configs.ConfigError(str(error)) from error
-
-
-def _make_plan(config: ConfigDict, num_examples: int) -> Plan:
-    plan = Plan.of(
-        num_examples,
-        config.batch_size,
-        num_epochs=config.num_epochs,
-        num_steps=config.num_steps,
-        warmup_epochs=config.optim.warmup_epochs,
-        drop_epochs=config.optim.drop_epochs,
-        eval_every_epochs=config.eval.every_epochs,
-        save_every_epochs=config.checkpoint_every_epochs,
-    )
-    if plan.total_steps < 1:
-        raise configs.ConfigError(
-            f"{config.num_epochs} epochs of {num_examples} images in batches of "
-            f"{config.batch_size} are zero steps; train longer or with smaller batches"
-        )
-    return plan
+def _write_config(run: _Run, config: Mapping[str, Any]):
+    if jax.process_index() == 0:
+        with open(os.path.join(run.workdir, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file, indent=2)
 
 
 def _print_banner(run: _Run):
     config, model, plan = run.config, run.model, run.plan
     spec, labels, devices = model.spec, model.labels, run.mesh.devices.flatten()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
-    print(f"devices    {len(devices)} × {devices[0].device_kind}, mesh {dict(run.mesh.shape)}")
+    mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    print(f"devices    {len(devices)} × {devices[0].device_kind}{processes}, mesh {mesh}")
     for name, source in (("train", run.train_source), ("val", run.val_source)):
         print(f"{name:10s} " + "\n           ".join(source.report.lines()))
     print(f"classes    {len(labels)}: {labels.preview(8)} (ids {labels.ids[0]} … {labels.ids[-1]})")
@@ -245,42 +230,23 @@ def _print_banner(run: _Run):
         f"computing in {np.dtype(model.dtype).name}"
     )
     print(
-        f"batch      {config.batch_size} = {config.batch_size // len(devices)} per device; "
+        f"batch      {config.batch_size} = {_per_device(run)} per device; "
         f"{plan.total_steps} steps = {plan.total_steps / plan.steps_per_epoch:.1f} epochs of "
-        f"{plan.steps_per_epoch:.1f} steps; peak learning rate {_peak(config):.4g}",
+        f"{plan.steps_per_epoch:.1f} steps; peak learning rate {peak_learning_rate(config):.4g}",
         flush=True,
     )
 
 
-def _peak(config: ConfigDict) -> float:
-    """The learning rate after the warm-up: config's is for a batch of 64 (linear scaling)."""
-    return config.optim.learning_rate * config.batch_size / 64
+def _per_device(run: _Run) -> str:
+    """Images that a device computes at a time."""
+    images = run.config.batch_size // (run.mesh.shape["data"] * run.mesh.shape["fsdp"])
+    parts = run.config.microbatches
+    split = f" / {run.mesh.shape['spatial']}" if run.mesh.shape["spatial"] > 1 else ""
+    return (f"{parts} × " if parts > 1 else "") + f"{images // parts}{split}"
 
 
-def _compile_step(
-    run: _Run,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    batch: Mapping[str, np.ndarray],
-) -> Callable[..., Any]:
-    config, plan = run.config, run.plan
-    rate = learning_rate_schedule(
-        config.optim.schedule,
-        peak=_peak(config),
-        warmup_init=config.optim.warmup_init * config.batch_size / 64,
-        warmup_steps=plan.warmup_steps,
-        total_steps=plan.total_steps,
-        drop_steps=plan.drop_steps,
-    )
-    step = make_train_step(
-        run.model,
-        optimizer,
-        rate,
-        run.mesh,
-        seed=config.seed,
-        ema=config.optim.ema_decay,
-        loss_options=dict(config.loss),
-    )
+def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray]) -> Step:
+    step = train_step_of(run.config, run.model, run.plan, run.mesh)
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
     compiled = step.lower(state, place_batch(batch, run.mesh)).compile()
@@ -293,27 +259,11 @@ class _Evaluator:
 
     def __init__(self, run: _Run, writer: MetricWriter):
         self._run, self._writer = run, writer
-        self._dataset = coco_dataset(run.val_source.ground_truth(), run.model.labels)
-        self._detect = jax.jit(
-            make_detect(run.model, **configs.detect_options(run.config)),
-            in_shardings=(replicated(run.mesh), split_batch(run.mesh)),
-        )
+        self._evaluate = evaluator_of(run.config, run.model, run.mesh, run.val_source)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         started = time.time()
-        run = self._run
-        result = evaluate(
-            self._detect,
-            state.ema,
-            run.val_source,
-            eval_batches(
-                run.val_source,
-                image_size=run.model.spec.image_size,
-                batch_size=run.config.eval.batch_size or run.config.batch_size,
-            ),
-            lambda batch: place_batch(batch, run.mesh),
-            self._dataset,
-        )
+        result = self._evaluate(state.ema)
         print(f"evaluation after step {step}, {format_duration(time.time() - started)}:")
         print("  " + "\n  ".join(result.metrics.lines()), flush=True)
         for image in result.unreadable:
@@ -346,9 +296,10 @@ def _show_batch(run: _Run, writer: MetricWriter, batch: Mapping[str, np.ndarray]
 def _write_picture(
     run: _Run, writer: MetricWriter, step: int, name: str, pictures: Sequence[np.ndarray]
 ):
-    picture = grid(pictures)
-    writer.image(step, name, picture)
-    Image.fromarray(picture).save(os.path.join(run.workdir, f"{name}.jpg"), quality=92)
+    if jax.process_index() == 0:
+        picture = grid(pictures)
+        writer.image(step, name, picture)
+        Image.fromarray(picture).save(os.path.join(run.workdir, f"{name}.jpg"), quality=92)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pathlib
 
 # Before jax starts: sharding tests need several devices, and a CPU has one.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "32"  # Threads of XLA's: with one per device, collectives starve each other.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get(
     "XLA_FLAGS", ""
 )

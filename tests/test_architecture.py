@@ -17,7 +17,7 @@ FLOORS = (
     {"losses", "detections"},
     {"convert"},
     {"render", "predictor", "training", "evaluation"},
-    {"command"},
+    {"command", "experiment"},
     {"train", "evaluate", "predict", "summary", "benchmark", "convert.__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}

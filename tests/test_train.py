@@ -129,7 +129,7 @@ def wait_for(condition, seconds=300):
 def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     workdir, output = trained
     for part in (
-        "devices    1 × cpu, mesh {'data': 1}",
+        "devices    1 × cpu, mesh data 1 × fsdp 1 × spatial 1",
         "train      32 images",
         "classes    6: circle, rectangle, triangle",
         "model      efficientdet-lite0 at 64×64, 3,095,002 parameters, computing in float32",

@@ -2,7 +2,8 @@
 
 Training order: every epoch is one permutation of all examples, epochs follow without a gap, and
 batch `step` is elements `step · batch_size …` of that sequence, augmented by random numbers that
-belong to the element's position. So step and seed are all the state there is.
+belong to the element's position. So step and seed are all the state there is. A process's share of a
+batch is consecutive, in the order of the processes: together they have the batch that one would have.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from effdet_jax.data.examples import Example, Source
 
 Batch = dict[str, np.ndarray]
 
-# Positions an endless source is asked for, at most: more than any run has steps.
+# Positions in the order of training: more than any run comes to.
 ENDLESS_LENGTH = 2**40
 
 
@@ -71,11 +72,12 @@ def train_batches(
     if source.endless:
         positions = grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
     else:
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+        epochs = -(-ENDLESS_LENGTH // len(source))
+        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     dataset = (
         positions.random_map(_Prepare(source, image_size, max_boxes, augmentation))
+        .batch(rows)  # Of this process's rows: it has every `process_count`-th of these.
         .slice(slice(process_index, None, process_count))
-        .batch(rows)
         .slice(slice(start_step, None))
     )
     return _iterate(dataset, workers, threads)
@@ -102,8 +104,8 @@ def eval_batches(
     dataset = (
         grain.MapDataset.range(batches * batch_size)
         .map(_PrepareForEvaluation(source, image_size))
-        .slice(slice(process_index, None, process_count))
         .batch(rows)
+        .slice(slice(process_index, None, process_count))
     )
     return _iterate(dataset, 0, threads)
 

@@ -32,8 +32,19 @@ class Evaluation:
     unreadable: list[str]
 
 
+def with_rows(detect: Callable[..., Detections]) -> Callable[..., tuple[Detections, Any]]:
+    """`detect` that also returns which image each row of the batch is.
+
+    Jitted with replicated results it gives every process the rows of all.
+    """
+    return lambda variables, batch: (
+        detect(variables, batch),
+        {name: batch[name] for name in ("index", "valid")},
+    )
+
+
 def evaluate(
-    detect: Callable[[Any, Mapping[str, jax.Array]], Detections],
+    detect: Callable[[Any, Mapping[str, jax.Array]], tuple[Detections, Any]],
     variables: Any,
     source: Source,
     batches: Iterable[Mapping[str, np.ndarray]],
@@ -43,7 +54,7 @@ def evaluate(
     """Every image of `source` exactly once, whatever the batch size and the devices.
 
     Args:
-      detect: jitted `(variables, batch) → Detections`, from `detections.make_detect`.
+      detect: jitted, of `detections.make_detect` and `with_rows`.
       variables: of the model.
       source: its labels and ground truth.
       batches: from `data.pipeline.eval_batches`; rows with index -1 fill up the last one.
@@ -54,13 +65,12 @@ def evaluate(
         dataset = coco_dataset(source.ground_truth(), source.labels)
     ids = [image["id"] for image in dataset["images"]]
     results, unreadable = [], []
-    inputs = ("image", "content", "scale", "size")
     for batch in batches:
-        found = jax.device_get(detect(variables, place({name: batch[name] for name in inputs})))
-        for row, index in enumerate(batch["index"]):
+        found, rows = jax.device_get(detect(variables, place(batch)))
+        for row, index in enumerate(map(int, rows["index"])):
             if index < 0:
                 continue
-            if not batch["valid"][row]:
+            if not rows["valid"][row]:
                 unreadable.append(source.describe(index))
                 continue
             kept = found.valid[row]

@@ -1,5 +1,6 @@
 """The detector: backbone → pyramid → class head, box head."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,15 @@ from jaxtyping import Array, Float
 from effdet_jax.labels import Labels
 from effdet_jax.model.efficientnet import EfficientNet
 from effdet_jax.model.heads import CLASS_BIAS, Head
+from effdet_jax.model.layers import run
 from effdet_jax.model.pyramid import Pyramid
 from effdet_jax.ops.images import normalize
+from effdet_jax.ops.spatial import split_rows
 from effdet_jax.variants import ModelSpec
+
+# Nothing; the inside of every block, fusion node and head convolution; those, and between backbone,
+# pyramid and heads too.
+REMAT = ("none", "blocks", "full")
 
 
 @struct.dataclass
@@ -53,17 +60,26 @@ class Detector(nn.Module):
       spec: the architecture.
       labels: names and ids of the classes, if known; not used by the network.
       dtype: of the computation; parameters, statistics and outputs' losses stay float32.
+      remat: one of `REMAT`; what training computes twice to keep less. Parameters and results are
+        the same with each.
     """
 
     spec: ModelSpec
     labels: Labels | None = None
     dtype: DTypeLike = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Outputs:
         """Images normalised with the spec's mean and std → `Outputs`."""
         spec = self.spec
-        shared = {"act": spec.activation, "dtype": self.dtype}
+        if self.remat not in REMAT:
+            raise ValueError(f"remat '{self.remat}' is unknown; there are {', '.join(REMAT)}")
+        shared = {
+            "act": spec.activation,
+            "dtype": self.dtype,
+            "remat": self.remat != "none",
+        }
         backbone = EfficientNet(
             spec.backbone,
             survival_probability=spec.survival_probability,
@@ -93,5 +109,6 @@ class Detector(nn.Module):
         class_head = Head(spec.num_classes, bias=CLASS_BIAS, name="class_head", **head)
         box_head = Head(4, name="box_head", **head)
 
-        features = pyramid(backbone(images, train=train), train=train)
-        return Outputs(class_head(features, train=train), box_head(features, train=train))
+        call = functools.partial(run, train=train, remat=self.remat == "full")
+        features = call(pyramid, call(backbone, split_rows(images)))
+        return Outputs(call(class_head, features), call(box_head, features))

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.model.layers import Conv, DepthwiseConv, drop_connect
+from effdet_jax.model.layers import Conv, DepthwiseConv, drop_connect, run
 from effdet_jax.model.normalization import BatchNorm, activation
 
 # (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.
@@ -167,6 +167,7 @@ class EfficientNet(nn.Module):
       padding: of the convolutions, one of `ops.resample.PADDINGS`.
       epsilon: of the batch normalisations.
       dtype: of the computation.
+      remat: computes the inside of every block again in the backward pass.
     """
 
     variant: str
@@ -175,6 +176,7 @@ class EfficientNet(nn.Module):
     padding: str = "same"
     epsilon: float = 1e-3
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -197,7 +199,7 @@ class EfficientNet(nn.Module):
             if spec.stride == 2:
                 features[level] = x
                 level += 1
-            x = MBConv(
+            block = MBConv(
                 spec,
                 use_se="lite" not in self.variant,
                 act=self.act,
@@ -206,6 +208,7 @@ class EfficientNet(nn.Module):
                 epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=f"block_{index}",
-            )(x, train=train)
+            )
+            x = run(block, x, train=train, remat=self.remat)
         features[level] = x
         return {level: features[level] for level in (3, 4, 5)}

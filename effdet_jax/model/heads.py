@@ -26,6 +26,7 @@ class Head(nn.Module):
       act: name of the activation.
       redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
       dtype: of the computation.
+      remat: computes the inside of every repeat again in the backward pass.
     """
 
     outputs: int
@@ -36,6 +37,7 @@ class Head(nn.Module):
     act: str = "swish"
     redundant_bias: bool = True
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -59,10 +61,15 @@ class Head(nn.Module):
             dtype=self.dtype,
             name="predict",
         )
+
+        def block(conv, bn, x):
+            return bn(conv(x), train=train)
+
+        block = nn.remat(block) if self.remat else block
         predictions = {}
         for level, x in features.items():
             for repeat, conv in enumerate(convs):
-                x = BatchNorm(self.act, name=f"bn_{repeat}_P{level}")(conv(x), train=train)
+                x = block(conv, BatchNorm(self.act, name=f"bn_{repeat}_P{level}"), x)
             x = predict(x)
             predictions[level] = x.reshape(*x.shape[:3], self.anchors, self.outputs)
         return predictions

@@ -5,6 +5,7 @@ Parameters are float32; `dtype` is what a layer computes in.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.ops.resample import shifted_slices, window_padding
+from effdet_jax.ops.spatial import by_platform, split_rows
 
 # Initialisers as TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and
 # fan_out k·k, where Flax would count k·k for both (reference: keras VarianceScaling).
@@ -103,10 +105,10 @@ def _pointwise_backward(residuals, grad):
     def flattened(x, grad):
         return x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
 
-    def unflattened(x, grad):  # Keeps a sharding of rows, which flattening would gather.
+    def unflattened(x, grad):
         return lax.dot_general(x, grad, (((0, 1, 2), (0, 1, 2)), ((), ())))
 
-    kernel_grad = lax.platform_dependent(x, grad, cpu=flattened, default=unflattened)
+    kernel_grad = by_platform(x, grad, cpu=flattened, split_cpu=unflattened, default=unflattened)
     return jnp.dot(grad, kernel.T), kernel_grad
 
 
@@ -129,7 +131,7 @@ def _dense_conv(x: Array, kernel: Array, stride: int, padding: str) -> Array:
             x, kernel, strides, edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    return lax.platform_dependent(x, kernel, cpu=as_patches, default=as_convolution)
+    return split_rows(by_platform(x, kernel, cpu=as_patches, default=as_convolution))
 
 
 class DepthwiseConv(nn.Module):
@@ -163,6 +165,9 @@ def depthwise_conv(
     def as_slices(x, kernel):
         return _depthwise_slices(x, kernel[:, :, 0], stride, edges)
 
+    def as_plain_slices(x, kernel):  # Its derivative is left to jax: the loop over taps gathers.
+        return _sum_of_slices(x, kernel[:, :, 0], stride, edges)
+
     def as_grouped_convolution(x, kernel):
         return lax.conv_general_dilated(
             x,
@@ -173,22 +178,29 @@ def depthwise_conv(
             feature_group_count=x.shape[-1],
         )
 
-    return lax.platform_dependent(x, kernel, cpu=as_slices, default=as_grouped_convolution)
+    y = by_platform(
+        x, kernel, cpu=as_slices, split_cpu=as_plain_slices, default=as_grouped_convolution
+    )
+    return split_rows(y)
+
+
+def _sum_of_slices(
+    x: Array, kernel: Array, stride: int, edges: tuple[tuple[int, int], ...]
+) -> Array:
+    """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights; `edges` of padding."""
+    size, strides = kernel.shape[0], [stride, stride]
+    out = tuple(-(-side // stride) for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    views = shifted_slices(x, out, [size, size], strides)
+    return sum(view * tap for view, tap in zip(views, kernel.reshape(size * size, -1)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_slices(
     x: Array, kernel: Array, stride: int, edges: tuple[tuple[int, int], ...]
 ) -> Array:
-    """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights; `edges` of padding.
-
-    The gradients are written out because differentiating the sum keeps all k·k slices in memory.
-    """
-    size, strides = kernel.shape[0], [stride, stride]
-    out = tuple(-(-side // stride) for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-    views = shifted_slices(x, out, [size, size], strides)
-    return sum(view * tap for view, tap in zip(views, kernel.reshape(size * size, -1)))
+    """The same; the gradients are written out because jax's keep all k·k slices in memory."""
+    return _sum_of_slices(x, kernel, stride, edges)
 
 
 def _depthwise_forward(x, kernel, stride, edges):
@@ -275,3 +287,13 @@ def drop_connect(
     shape = (x.shape[0], 1, 1, 1)
     keep = jax.random.bernoulli(key, survival_probability, shape)
     return jnp.where(keep, x / survival_probability, 0).astype(x.dtype)
+
+
+def run(module: nn.Module, *arrays: Any, train: bool, remat: bool) -> Any:
+    """`module(*arrays, train=train)`; `remat` keeps nothing of it for the backward pass.
+
+    Its inner values are computed again there. Parameter paths and gradients are the same.
+    """
+    if not remat:
+        return module(*arrays, train=train)
+    return nn.remat(lambda module, *arrays: module(*arrays, train=train))(module, *arrays)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from effdet_jax.model.fusion import Fusion
 from effdet_jax.model.graphs import Node, bifpn
-from effdet_jax.model.layers import Conv, SeparableConv, glorot_uniform
+from effdet_jax.model.layers import Conv, SeparableConv, glorot_uniform, run
 from effdet_jax.model.normalization import BatchNorm, activation
 from effdet_jax.ops.resample import resample
 
@@ -46,6 +46,7 @@ class FusionNode(nn.Module):
     """Resample each input, fuse, activate, 3×3 separable convolution, BN; nothing after the BN."""
 
     node: Node
+    size: tuple[int, int]
     width: int
     fusion: str
     act: str
@@ -55,13 +56,13 @@ class FusionNode(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: dict[str, Array], size: tuple[int, int], *, train: bool
+        self, inputs: list[Float[Array, "B _ _ _"]], *, train: bool
     ) -> Float[Array, "B h w C"]:
         inputs = [
             Resample(self.width, self.redundant_bias, self.padding, self.dtype, name=name)(
-                features[name], size, train=train
+                x, self.size, train=train
             )
-            for name in self.node.inputs
+            for name, x in zip(self.node.inputs, inputs)
         ]
         x = activation(self.act)(Fusion(self.fusion, name="fusion")(inputs))
         x = SeparableConv(self.width, self.redundant_bias, dtype=self.dtype, name="conv")(x)
@@ -78,6 +79,7 @@ class PyramidCell(nn.Module):
     redundant_bias: bool
     padding: str
     dtype: DTypeLike
+    remat: bool
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool) -> Features:
@@ -87,6 +89,7 @@ class PyramidCell(nn.Module):
         for node in self.nodes:
             fuse = FusionNode(
                 node,
+                sizes[node.level],
                 self.width,
                 self.fusion,
                 self.act,
@@ -95,7 +98,8 @@ class PyramidCell(nn.Module):
                 self.dtype,
                 name=node.name,
             )
-            fused = fuse(named, sizes[node.level], train=train)
+            inputs = [named[name] for name in node.inputs]
+            fused = run(fuse, inputs, train=train, remat=self.remat)
             named[node.name] = fused
             outputs[node.level] = fused  # The last node of a level is its output.
         return {level: outputs[level] for level in sorted(outputs)}
@@ -113,6 +117,7 @@ class Pyramid(nn.Module):
       redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
       padding: of the poolings, one of `ops.resample.PADDINGS`.
       dtype: of the computation.
+      remat: computes the inside of every node again in the backward pass.
     """
 
     width: int
@@ -124,6 +129,7 @@ class Pyramid(nn.Module):
     redundant_bias: bool = True
     padding: str = "same"
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
@@ -149,6 +155,7 @@ class Pyramid(nn.Module):
                 self.redundant_bias,
                 self.padding,
                 self.dtype,
+                self.remat,
                 name=f"cell_{cell}",
             )
             features = run_cell(features, train=train)

@@ -1,64 +1,111 @@
 """Which ground-truth box each anchor learns: best IoU, and no box is left without an anchor."""
 
-import jax
+from collections.abc import Callable, Mapping
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from effdet_jax.ops import boxes as box_ops
+from effdet_jax.ops.spatial import split_rows
 
 UNMATCHED = -1
+_NOWHERE = np.iinfo(np.int32).max  # Position of no anchor.
 
 
 def match(
     boxes: Float[Array, "B G 4"],
     valid: Bool[Array, "B G"],
-    anchors: Float[Array, "N 4"],
+    anchors: Mapping[int, Float[Array | np.ndarray, "... 4"]],
     *,
     threshold: float = 0.5,
-) -> Int[Array, "B N"]:
+) -> dict[int, Int[Array, "B ..."]]:
     """Index of the ground-truth box of every anchor of every image, -1 where there is none.
 
     1. An anchor takes the box it overlaps most (the first of equals) from `threshold` up; there is
        no band of ignored anchors below it.
     2. Each box then claims the anchor it overlaps most (the first of equals), however little, even
        if that anchor had chosen another box. Two boxes that claim one anchor: the first box gets it.
-    A box that overlaps no anchor claims anchor 0, as in the reference.
+    A box that overlaps no anchor claims the first anchor, as in the reference.
 
     Boxes are taken one at a time, up to the last valid one of the batch: a [G, N] table of overlaps
     would be mostly padding (17 times slower for 15 boxes of 100 slots, and 25 times the memory).
+    Levels stay apart, so that each is split over devices the way its feature map is.
 
     Args:
       boxes: yxyx, pixels.
       valid: False for padding rows, which match nothing.
-      anchors: yxyx, pixels.
+      anchors: {level: [..., 4]} yxyx, pixels; their order is the levels', then the arrays'.
       threshold: least IoU of step 1.
     """
-    num_slots, num_anchors = boxes.shape[1], anchors.shape[0]
-    if num_slots == 0:
-        return jnp.full((boxes.shape[0], num_anchors), UNMATCHED, jnp.int32)
-    used_slots = jnp.max(jnp.where(valid, jnp.arange(num_slots) + 1, 0))
+    batch, num_slots = valid.shape
+    full_shapes = {level: (batch, *array.shape[:-1]) for level, array in anchors.items()}
+    # [H, W · A, 4]: an innermost axis as short as A is slow.
+    anchors = {
+        level: jnp.asarray(array).reshape(len(array), -1, 4) for level, array in anchors.items()
+    }
+    shapes = {level: (batch, *array.shape[:-1]) for level, array in anchors.items()}
+    positions = _positions(anchors)
+    slots = jnp.arange(1, num_slots + 1, dtype=jnp.int32)
+    used_slots = jnp.max(jnp.where(valid, slots, 0), initial=0)
 
-    def one_image(boxes, valid):
-        def one_box(index, state):
-            best, chosen, claimed = state
-            iou = jnp.where(valid[index], box_ops.iou(boxes[index], anchors), -1.0)
-            chosen = jnp.where(iou > best, index, chosen)
-            first_best = jnp.min(
-                jnp.where(iou == jnp.max(iou), jnp.arange(num_anchors), num_anchors)
-            )
-            claimed = claimed.at[index].set(jnp.where(valid[index], first_best, num_anchors))
-            return jnp.maximum(best, iou), chosen, claimed
+    def take_box(index, state):
+        best, chosen, claims = state
+        box, is_valid = (lax.dynamic_index_in_dim(x, index, 1, False) for x in (boxes, valid))
+        iou = {}
+        for level, array in anchors.items():
+            overlap = box_ops.iou(_expand(box, array.ndim - 1), array)
+            overlap = jnp.where(_expand(is_valid, array.ndim - 1), overlap, -1.0)
+            iou[level] = split_rows(overlap)
+        top = _reduce(jnp.max, iou)
+        at_top = {
+            level: jnp.where(x == _expand(top, x.ndim - 1), positions[level], _NOWHERE)
+            for level, x in iou.items()
+        }
+        claim = jnp.where(is_valid, _reduce(jnp.min, at_top), _NOWHERE)
+        chosen = {level: jnp.where(iou[level] > best[level], index, chosen[level]) for level in iou}
+        best = {level: jnp.maximum(best[level], iou[level]) for level in iou}
+        return best, chosen, lax.dynamic_update_index_in_dim(claims, claim, index, axis=1)
 
-        state = (
-            jnp.zeros(num_anchors, anchors.dtype),
-            jnp.zeros(num_anchors, jnp.int32),
-            jnp.full(num_slots, num_anchors, jnp.int32),  # Out of bounds: no claim.
-        )
-        best, chosen, claimed = lax.fori_loop(0, used_slots, one_box, state)
-        chosen = jnp.where(best >= threshold, chosen, UNMATCHED)
-        claim = jnp.full(num_anchors, num_slots, jnp.int32)
-        claim = claim.at[claimed].min(jnp.arange(num_slots, dtype=jnp.int32), mode="drop")
-        return jnp.where(claim < num_slots, claim, chosen)
+    def grant(step, chosen):
+        index = used_slots - 1 - step  # The first box comes last, and keeps what it claims.
+        claim = lax.dynamic_index_in_dim(claims, index, 1, False)
+        return {
+            level: jnp.where(_expand(claim, x.ndim - 1) == positions[level], index, x)
+            for level, x in chosen.items()
+        }
 
-    return jax.vmap(one_image)(boxes, valid)
+    dtype = jnp.result_type(boxes, *anchors.values())
+    best = {level: split_rows(jnp.zeros(shape, dtype)) for level, shape in shapes.items()}
+    chosen = {level: split_rows(jnp.zeros(shape, jnp.int32)) for level, shape in shapes.items()}
+    claims = jnp.full((batch, num_slots), _NOWHERE, jnp.int32)
+    if num_slots:
+        best, chosen, claims = lax.fori_loop(0, used_slots, take_box, (best, chosen, claims))
+    chosen = {
+        level: jnp.where(best[level] >= threshold, chosen[level], UNMATCHED) for level in chosen
+    }
+    chosen = lax.fori_loop(0, used_slots, grant, chosen) if num_slots else chosen
+    return {level: chosen[level].reshape(shape) for level, shape in full_shapes.items()}
+
+
+def _positions(anchors: Mapping[int, Array | np.ndarray]) -> dict[int, Array]:
+    """Number of every anchor, counted through all levels."""
+    positions, start = {}, 0
+    for level, array in anchors.items():
+        shape = array.shape[:-1]
+        count = int(np.prod(shape))
+        positions[level] = jnp.arange(start, start + count, dtype=jnp.int32).reshape(shape)
+        start += count
+    return positions
+
+
+def _reduce(reduce: Callable[..., Array], levels: Mapping[int, Array]) -> Array:
+    """[B] from {level: [B, …]}: over all anchors of all levels."""
+    parts = [reduce(x, axis=tuple(range(1, x.ndim))) for x in levels.values()]
+    return reduce(jnp.stack(parts), axis=0)
+
+
+def _expand(values: Array, axes: int) -> Array:
+    """[B, …] → [B, 1 × axes, …], to be broadcast with the anchors of a level."""
+    return values.reshape(len(values), *[1] * axes, *values.shape[1:])

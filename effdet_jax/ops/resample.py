@@ -6,6 +6,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from effdet_jax.ops.spatial import by_platform, spatial_shards, split_rows
+
 PADDINGS = ("same", "symmetric")
 
 
@@ -56,7 +58,11 @@ def max_pool(
         pads = ((0, 0), *edges, (0, 0))
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, *windows, 1), (1, *strides, 1), pads)
 
-    return lax.platform_dependent(x, cpu=as_slices, default=as_reduce_window)
+    if spatial_shards() > 1:
+        # XLA's partitioner takes the rows of neighbouring shards from a convolution of `x` with the
+        # same window, if there is one, and with them its padding: 0 instead of -inf.
+        x = lax.optimization_barrier(x)
+    return split_rows(by_platform(x, cpu=as_slices, default=as_reduce_window))
 
 
 def upsample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
@@ -69,7 +75,7 @@ def upsample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, 
             ratio = np.float32(source) / np.float32(target)
             rows = np.floor(np.arange(target, dtype=np.float32) * ratio).astype(np.int32)
             x = jnp.take(x, np.minimum(rows, source - 1), axis=axis)
-    return x
+    return split_rows(x)
 
 
 def window_padding(

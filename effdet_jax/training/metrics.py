@@ -13,12 +13,16 @@ class MetricWriter:
     """Writes scalars and images of a run below its workdir.
 
     Args:
-      workdir: gets `metrics.jsonl` and `tensorboard/`.
+      workdir: gets `metrics.jsonl` and `tensorboard/`; with None nothing is written, for the
+        other processes of a run.
       start_step: rows of later steps, left by a run that was killed after its last checkpoint, are
         removed: the steps will be done again.
     """
 
-    def __init__(self, workdir: str, start_step: int = 0):
+    def __init__(self, workdir: str | None, start_step: int = 0):
+        self._silent = workdir is None
+        if workdir is None:
+            return
         path = os.path.join(workdir, "metrics.jsonl")
         _drop_rows_after(path, start_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
@@ -28,6 +32,8 @@ class MetricWriter:
 
     def scalars(self, step: int, metrics: Mapping[str, float]):
         """One row of flat slash names, such as {'loss/total': 0.7}."""
+        if self._silent:
+            return
         values = {name: float(value) for name, value in metrics.items()}
         # JSON has no NaN: it is written as null.
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -38,10 +44,14 @@ class MetricWriter:
 
     def image(self, step: int, name: str, image: np.ndarray):
         """One [H, W, 3] uint8 picture."""
+        if self._silent:
+            return
         self._board.add_image(name, image, step, dataformats="HWC")
         self._board.flush()
 
     def close(self):
+        if self._silent:
+            return
         self._file.close()
         self._board.close()
 

@@ -95,7 +95,7 @@ def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
 
     def clip(path, grad):
         alone = path[-1].key == "weights"
-        norm = jnp.abs(grad) if alone else jnp.linalg.norm(grad.reshape(-1))
+        norm = jnp.abs(grad) if alone else jnp.sqrt(jnp.sum(jnp.square(grad)))
         return grad * (max_norm / jnp.maximum(norm, max_norm))
 
     return optax.stateless(lambda updates, params=None: jax.tree.map_with_path(clip, updates))

@@ -12,14 +12,12 @@ from effdet_jax.checkpoint import (
     CheckpointError,
     Checkpoints,
     Metadata,
-    abstract_arrays,
-    abstract_variables,
     merge_variables,
 )
 from effdet_jax.convert.load import load_initial
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.sharding import replicated
-from effdet_jax.training.state import TrainState, create_state, state_of
+from effdet_jax.training.sharding import gather
+from effdet_jax.training.state import TrainState, abstract_state, create_state, state_of
 
 
 def start(
@@ -34,10 +32,10 @@ def start(
         return create_state(model, optimizer, seed, mesh)
     given = load_initial(init, model)
     fresh = create_state(model, optimizer, seed, mesh)
-    variables, report = merge_variables(jax.device_get(fresh.ema), given)
+    variables, report = merge_variables(gather(fresh.ema, mesh), given)
     print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
-    place = jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=replicated(mesh))
-    return place(variables)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    return jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=shardings)(variables)
 
 
 def resume(
@@ -64,9 +62,7 @@ def resume(
         )
     changed = _changes(saved.config, metadata.config)
     print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
-    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
-    parts = checkpoint_parts(abstract_arrays(state, replicated(mesh)))
-    loaded = checkpoints.load(**parts)
+    loaded = checkpoints.load(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
     return TrainState(ema=loaded["ema"], **loaded["train"])
 
 

@@ -8,8 +8,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.sharding import replicated
+from effdet_jax.training.sharding import state_sharding
 
 
 @struct.dataclass
@@ -40,7 +41,20 @@ def create_state(
         images = jnp.zeros((1, *model.spec.image_size, 3))
         return state_of(model.init(key, images), optimizer)
 
-    return jax.jit(create, out_shardings=replicated(mesh))(jax.random.key(seed))
+    key = jax.random.key(seed)
+    return jax.jit(create, out_shardings=state_sharding(jax.eval_shape(create, key), mesh))(key)
+
+
+def abstract_state(
+    model: Detector, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes of a state and where they live; nothing is computed."""
+    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_sharding(state, mesh),
+    )
 
 
 def state_of(variables: Any, optimizer: optax.GradientTransformation) -> TrainState:

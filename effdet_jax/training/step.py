@@ -1,18 +1,20 @@
 """One training step: a pure function of state and batch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from effdet_jax.losses import detection_loss
 from effdet_jax.model.detector import Detector, network_input
-from effdet_jax.targets import assign, spec_anchors
+from effdet_jax.targets import Targets, assign, spec_anchors
 from effdet_jax.training.optimizer import ema_decay
-from effdet_jax.training.sharding import replicated, split_batch
+from effdet_jax.training.sharding import replicated, state_sharding
 from effdet_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
@@ -27,8 +29,9 @@ def make_train_step(
     seed: int = 0,
     ema: float = 0.9998,
     loss_options: Mapping[str, Any] | None = None,
+    microbatches: int = 1,
 ) -> Step:
-    """The jitted step: batches split over the mesh, state replicated and donated.
+    """The jitted step over a mesh; arrays come and go as `sharding` places them, state is donated.
 
     Args:
       model: the detector.
@@ -37,44 +40,94 @@ def make_train_step(
       seed: of drop-connect's random numbers.
       ema: decay of the moving averages, 0 for none.
       loss_options: keywords of `losses.detection_loss`.
+      microbatches: equal parts a batch is computed in, one after the other, for as little memory as
+        one takes. Gradients are those of the whole batch but for batch normalisation: it
+        normalises each part by the part's own statistics, and their mean joins the running ones.
     """
     anchors = spec_anchors(model.spec)
+    compute_grads = functools.partial(
+        _grads, model, anchors, microbatches=microbatches, loss_options=dict(loss_options or {})
+    )
 
     def step(state, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = network_input(model, batch)
-        targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
-
-        def loss_of(params):
-            outputs, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"drop_connect": key},
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+            targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            # What 'fsdp' splits is gathered once, here; its gradient is summed and split again.
+            variables = jax.lax.with_sharding_constraint(variables, replicated(mesh))
+            grads, batch_stats, parts = compute_grads(variables, batch, targets, key)
+            rate = jnp.asarray(learning_rate(state.step), jnp.float32)
+            new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
+            finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
+            metrics = {
+                **parts,
+                "optim/learning_rate": rate,
+                "optim/grad_norm": grad_norm,
+                "data/num_positives": jnp.sum(targets.num_positives),
+                "finite": finite,
+            }
+            new_state = keep_if(finite, new_state, state)
+            return (
+                jax.lax.with_sharding_constraint(new_state, state_sharding(new_state, mesh)),
+                jax.lax.with_sharding_constraint(metrics, replicated(mesh)),
             )
-            loss, parts = detection_loss(outputs, targets, anchors, **(loss_options or {}))
-            return loss, (parts, updated["batch_stats"])
 
-        grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-        rate = jnp.asarray(learning_rate(state.step), jnp.float32)
-        new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
-        finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
-        metrics = {
-            **parts,
-            "optim/learning_rate": rate,
-            "optim/grad_norm": grad_norm,
-            "data/num_positives": jnp.sum(targets.num_positives),
-            "finite": finite,
-        }
-        return keep_if(finite, new_state, state), metrics
+    return jax.jit(step, donate_argnums=0)
 
-    return jax.jit(
-        step,
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=replicated(mesh),
-        donate_argnums=0,
+
+def _grads(
+    model: Detector,
+    anchors: Mapping[int, np.ndarray],
+    variables: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
+    targets: Targets,
+    key: jax.Array,
+    *,
+    microbatches: int,
+    loss_options: Mapping[str, Any],
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """(gradients, batch statistics, parts of the loss) of a batch, computed in `microbatches`."""
+
+    def loss_of(params, inputs, targets, key):
+        outputs, updated = model.apply(
+            {**variables, "params": params},
+            network_input(model, inputs),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"drop_connect": key},
+        )
+        loss, parts = detection_loss(
+            outputs, targets, anchors, normalizer=normalizer, **loss_options
+        )
+        return loss, (updated["batch_stats"], parts)
+
+    def one_part(index, part):
+        grads, (batch_stats, parts) = jax.grad(loss_of, has_aux=True)(
+            variables["params"], *part, jax.random.fold_in(key, index)
+        )
+        # The running statistics have all moved from the same ones: their mean is one such move.
+        return grads, jax.tree.map(lambda leaf: leaf / microbatches, batch_stats), parts
+
+    normalizer = jnp.sum(targets.num_positives) + 1.0
+    whole = ({name: batch[name] for name in ("image", "content")}, targets)
+    if microbatches == 1:
+        return one_part(0, whole)
+    split = jax.tree.map(lambda leaf: _split_batch(leaf, microbatches), whole)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(one_part, 0, jax.tree.map(lambda leaf: leaf[0], split)),
     )
+
+    def add_part(total, indexed):
+        return jax.tree.map(jnp.add, total, one_part(*indexed)), None
+
+    return jax.lax.scan(add_part, zeros, (jnp.arange(microbatches), split))[0]
+
+
+def _split_batch(leaf: jax.Array, parts: int) -> jax.Array:
+    """[B, …] → [parts, B / parts, …]; every part has rows of every device."""
+    return jnp.swapaxes(leaf.reshape(len(leaf) // parts, parts, *leaf.shape[1:]), 0, 1)
 
 
 def apply_gradients(

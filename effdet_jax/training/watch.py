@@ -1,6 +1,7 @@
 """Follows a run step by step: interval means, waiting time, steps that were no finite numbers."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -80,11 +81,10 @@ class StepWatch:
         self._bad_in_a_row += 1
         self._bad_total += 1
         images = [self._describe(int(index)) for index in indices[:8]]
-        print(
+        warn(
             f"step {step} skipped: loss {float(metrics['loss/total'])}, gradient norm "
             f"{float(metrics['optim/grad_norm'])}. Its images: {', '.join(images)}"
-            + (f" and {len(indices) - 8} more" if len(indices) > 8 else ""),
-            flush=True,
+            + (f" and {len(indices) - 8} more" if len(indices) > 8 else "")
         )
         if self._bad_in_a_row >= self._max_bad_steps:
             raise TrainingError(
@@ -128,7 +128,12 @@ class StepWatch:
                 )
             else:
                 what = "can't be read, isn't trained on"
-            print(f"warning: {self._describe(index)}: {what}", flush=True)
+            warn(f"warning: {self._describe(index)}: {what}")
+
+
+def warn(message: str):
+    """To stderr, where every process of a run speaks: each sees images of its own."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

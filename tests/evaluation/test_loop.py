@@ -8,10 +8,15 @@ import pytest
 from effdet_jax.data.examples import DataReport, Example, make_truth, unreadable
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detections import Detections, make_detect
-from effdet_jax.evaluation.loop import evaluate
+from effdet_jax.evaluation.loop import evaluate, with_rows
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.sharding import make_mesh, place_batch, replicated, split_batch
+from effdet_jax.training.sharding import (
+    evaluation_sharding,
+    make_mesh,
+    place_evaluation_batch,
+    replicated,
+)
 from effdet_jax.variants import model_spec
 from tests.conftest import random_variables
 
@@ -57,17 +62,25 @@ def find_the_box(variables, batch):
     )
 
 
+def jitted(detect, mesh):
+    return jax.jit(
+        with_rows(detect),
+        in_shardings=(replicated(mesh), evaluation_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("length", [1, 8, 13])
 def test_every_image_counts_once_on_any_number_of_devices(devices, length):
-    mesh = make_mesh(8, jax.devices()[:devices])
+    mesh = make_mesh(8, devices=jax.devices()[:devices])
     source = Images(length)
     result = evaluate(
-        jax.jit(find_the_box, in_shardings=(replicated(mesh), split_batch(mesh))),
+        jitted(find_the_box, mesh),
         jnp.zeros(()),
         source,
         eval_batches(source, image_size=(64, 64), batch_size=8),
-        lambda batch: place_batch(batch, mesh),
+        functools.partial(place_evaluation_batch, mesh=mesh),
     )
     assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in range(length)]
     assert [round(row["score"] * 255) for row in result.results] == list(range(length))
@@ -79,7 +92,8 @@ def test_every_image_counts_once_on_any_number_of_devices(devices, length):
 def test_broken_images_are_named_and_count_as_missed():
     source = Images(4, broken=(2,))
     batches = eval_batches(source, image_size=(64, 64), batch_size=3)
-    result = evaluate(jax.jit(find_the_box), jnp.zeros(()), source, batches, lambda batch: batch)
+    detect = jax.jit(with_rows(find_the_box))
+    result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch)
     assert result.unreadable == ["image 2"] and result.metrics.num_images == 4
     np.testing.assert_allclose(result.metrics.summary["AR100"], 0.75)
 
@@ -98,13 +112,10 @@ def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
     source = Images(5)
 
     def results_on(devices):
-        mesh = make_mesh(8, jax.devices()[:devices])
-        detect = jax.jit(
-            make_detect(model, max_detections=10, pre_nms_top_k=100),
-            in_shardings=(replicated(mesh), split_batch(mesh)),
-        )
+        mesh = make_mesh(8, devices=jax.devices()[:devices])
+        detect = jitted(make_detect(model, max_detections=10, pre_nms_top_k=100), mesh)
         batches = eval_batches(source, image_size=(64, 64), batch_size=8)
-        place = functools.partial(place_batch, mesh=mesh)
+        place = functools.partial(place_evaluation_batch, mesh=mesh)
         return evaluate(detect, variables, source, batches, place).results
 
     one, eight = results_on(1), results_on(8)

@@ -9,9 +9,8 @@ from tests.ops.test_boxes import numpy_iou, random_boxes
 def match_one(boxes, anchors, valid=None, **options):
     boxes = jnp.asarray(boxes, jnp.float32)
     valid = jnp.ones(len(boxes), bool) if valid is None else jnp.asarray(valid)
-    return np.asarray(
-        match(boxes[None], valid[None], jnp.asarray(anchors, jnp.float32), **options)
-    )[0]
+    anchors = {3: jnp.asarray(anchors, jnp.float32)}
+    return np.asarray(match(boxes[None], valid[None], anchors, **options)[3][0])
 
 
 def numpy_match(boxes, anchors, threshold=0.5):
@@ -80,9 +79,8 @@ def test_equals_plain_loops_with_more_than_a_hundred_boxes(rng):
     boxes, anchors = random_boxes(rng, 130), random_boxes(rng, 400)
     expected = numpy_match(boxes, anchors)
     np.testing.assert_array_equal(match_one(boxes, anchors), expected)
-    np.testing.assert_array_equal(
-        jax.jit(
-            lambda: match(jnp.asarray(boxes)[None], jnp.ones((1, 130), bool), jnp.asarray(anchors))
-        )()[0],
-        expected,
-    )
+    # The same anchors as two levels of a pyramid, jitted.
+    levels = {3: anchors[:300].reshape(5, 10, 6, 4), 4: anchors[300:].reshape(5, 10, 2, 4)}
+    found = jax.jit(lambda: match(jnp.asarray(boxes)[None], jnp.ones((1, 130), bool), levels))()
+    flat = np.concatenate([np.ravel(found[level]) for level in levels])
+    np.testing.assert_array_equal(flat, expected)

@@ -31,7 +31,7 @@ OPTIMIZER = make_optimizer()
 
 @pytest.fixture
 def mesh():
-    return make_mesh(8, jax.devices())
+    return make_mesh(8)
 
 
 def test_a_state_comes_back_on_the_mesh_and_changes_are_said(tmp_path, mesh, capsys):

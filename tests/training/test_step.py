@@ -1,49 +1,74 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.checkpoint import abstract_arrays
+from effdet_jax.model import efficientnet
 from effdet_jax.model.detector import Detector
+from effdet_jax.ops.spatial import splits_rows
 from effdet_jax.training.optimizer import make_optimizer
-from effdet_jax.training.sharding import make_mesh, place_batch, replicated
+from effdet_jax.training.sharding import make_mesh, place_batch, state_sharding
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
 from tests.conftest import QUICK, enable_x64, random_variables
 
-# The smallest of the family, without drop-connect: its random numbers are another test's matter.
+# One block per stage compiles in half the time of the smallest of the family; without drop-connect,
+# whose random numbers are another test's matter.
+efficientnet.SCALING["efficientnet-tiny"] = (0.25, 0.1)
 SPEC = model_spec(
+    "efficientdet-d0",
+    backbone="efficientnet-tiny",
+    image_size=(64, 64),
+    num_classes=3,
+    pyramid_cells=1,
+    head_depth=1,
+    survival_probability=1.0,
+)
+LITE = model_spec(
     "efficientdet-lite0",
     image_size=(64, 64),
     num_classes=3,
     pyramid_cells=1,
     head_depth=1,
-    fusion="fast",
     survival_probability=1.0,
 )
-MODEL = Detector(SPEC)
+D0 = model_spec("efficientdet-d0", image_size=(128, 128), num_classes=3, survival_probability=1.0)
+NARROW_D7X = model_spec(
+    "efficientdet-d7x",
+    image_size=(256, 256),
+    num_classes=3,
+    backbone="efficientnet-b0",
+    pyramid_width=64,
+    pyramid_cells=1,
+    head_depth=1,
+    survival_probability=1.0,
+)
 OPTIMIZER = make_optimizer()
+ONE = (1, 1, 1)  # data × fsdp × spatial
+ALL_AXES = (2, 2, 2)
 
 
 @functools.cache
-def variables():
-    return jax.device_get(random_variables(MODEL))
+def variables(spec=SPEC):
+    return jax.device_get(random_variables(Detector(spec)))
 
 
-def in_float64():
-    return jax.tree.map(lambda leaf: leaf.astype(np.float64), variables())
+def in_float64(spec=SPEC):
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64), variables(spec))
 
 
-def make_batch(seed=0, rows=8):
+def make_batch(seed=0, rows=8, spec=SPEC):
+    height, width = spec.image_size
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 40, (rows, 4, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(6, 24, (rows, 4, 2))], -1)
     labels = rng.integers(-1, 3, (rows, 4))
     return {
-        "image": rng.integers(0, 256, (rows, 64, 64, 3)).astype(np.uint8),
+        "image": rng.integers(0, 256, (rows, height, width, 3)).astype(np.uint8),
         "content": np.tile(np.int32([[64, 48]]), (rows, 1)),
         "boxes": boxes.astype(np.float32),
         "labels": labels.astype(np.int32),
@@ -54,53 +79,127 @@ def make_batch(seed=0, rows=8):
 
 
 @functools.cache
-def step_on(devices: int):
-    """(mesh, compiled step) on so many of the fake devices."""
-    mesh = make_mesh(8, jax.devices()[:devices])
-    model = Detector(SPEC, dtype=jnp.float64)
-    step = make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9)
-    state = jax.eval_shape(lambda tree: state_of(tree, OPTIMIZER), in_float64())
-    lowered = step.lower(abstract_arrays(state, replicated(mesh)), place_batch(make_batch(), mesh))
-    return mesh, lowered.compile(compiler_options=QUICK)
+def step_on(shape, spec=SPEC, **options):
+    """(mesh, where a state lives, compiled step) on a mesh of fake devices."""
+    data, fsdp, spatial = shape
+    devices = jax.devices()[: data * fsdp * spatial]
+    mesh = make_mesh(8, fsdp=fsdp, spatial=spatial, devices=devices)
+    model = Detector(spec, dtype=jnp.float64, remat=options.pop("remat", "none"))
+    step = make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9, **options)
+    state = jax.eval_shape(lambda tree: state_of(tree, OPTIMIZER), in_float64(spec))
+    shardings = state_sharding(state, mesh)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        shardings,
+    )
+    lowered = step.lower(state, place_batch(make_batch(spec=spec), mesh))
+    return mesh, shardings, lowered.compile(compiler_options=QUICK)
 
 
-def run(devices: int, batches):
+def run(shape, batches, spec=SPEC, **options):
     """State and metrics after a step on each batch, starting from the same variables.
 
     In float64, so that what differs would be another computation and not the order of a sum, which
     two steps of batch normalisation over 8 values (P6, P7) blow up in float32.
     """
     with enable_x64(True):
-        mesh, step = step_on(devices)
-        state = jax.device_put(state_of(in_float64(), OPTIMIZER), replicated(mesh))
+        mesh, shardings, step = step_on(shape, spec, **options)
+        state = jax.device_put(state_of(in_float64(spec), OPTIMIZER), shardings)
         history = []
         for batch in batches:
             state, metrics = step(state, place_batch(batch, mesh))
             history.append(jax.device_get(metrics))
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
         return jax.device_get(state), history
 
 
-def test_eight_devices_give_the_numbers_of_one():
-    batches = [make_batch(0), make_batch(1)]
-    one, history_of_one = run(1, batches)
-    eight, history_of_eight = run(8, batches)
-    for a, b in zip(history_of_one, history_of_eight):
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-6, err_msg=name)
+def assert_same(state, expected, tolerance=1e-6):
+    """Every array to within a fraction of its largest value. The trace holds the gradients."""
 
     def check(path, a, b):
-        largest = np.abs(a).max() + 1e-6
-        np.testing.assert_allclose(a, b, atol=1e-6 * largest, err_msg=jax.tree_util.keystr(path))
+        largest = np.abs(b).max() + 1e-6
+        where = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest, err_msg=where)
 
-    trees = [
-        (state.params, state.batch_stats, state.opt_state, state.ema) for state in (one, eight)
-    ]
-    jax.tree.map_with_path(check, *trees)
+    parts = [(s.params, s.batch_stats, s.opt_state, s.ema) for s in (state, expected)]
+    jax.tree.map_with_path(check, *parts)
+
+
+def assert_trains_the_same(shape, spec):
+    """Two steps, and every gradient of the first (its momentum), on a mesh as on one device."""
+    batches = [make_batch(0, spec=spec), make_batch(1, spec=spec)]
+    for steps in (1, 2):
+        state, history = run(shape, batches[:steps], spec)
+        expected, expected_history = run(ONE, batches[:steps], spec)
+        assert_same(state, expected)
+    for metrics, expected in zip(history, expected_history):
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, err_msg=name)
+
+
+def gathered_shapes(program: str) -> set[tuple[int, ...]]:
+    """Shapes of the results of all all-gathers of a compiled program."""
+    lines = [line for line in program.splitlines() if re.search(r" all-gather(-start)?\(", line)]
+    results = "".join(line.split(" all-gather")[0] for line in lines)
+    return {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", results)}
+
+
+def assert_split_rows_are_not_gathered(shape, spec):
+    """Levels with rows enough for all stay split from the image to the loss."""
+    with enable_x64(True):
+        program = step_on(shape, spec)[2].as_text()
+    assert "collective-permute" in program  # Neighbours exchange rows at their edges.
+    activations = gathered_shapes(program) - {
+        leaf.shape for leaf in jax.tree.leaves(variables(spec)["params"])
+    }
+    for gathered in activations:
+        assert len(gathered) == 4, f"what is {gathered}?"
+        assert not splits_rows(gathered[1], shape[2]), f"rows of {gathered} are gathered"
+
+
+def test_a_mesh_of_all_axes_gives_the_numbers_of_one_device():
+    assert_trains_the_same(ALL_AXES, SPEC)
+    assert_split_rows_are_not_gathered(ALL_AXES, SPEC)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [D0, LITE, NARROW_D7X], ids=["d0", "lite", "d7x's levels"])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 1, 4), ALL_AXES], ids=str)
+def test_every_mesh_gives_the_numbers_of_one_device(shape, spec):
+    assert_trains_the_same(shape, spec)
+    if shape[2] > 1:
+        assert_split_rows_are_not_gathered(shape, spec)
+
+
+def test_microbatches_and_recomputing_change_no_gradient():
+    # Each image twice, once for either half: so the halves' statistics are those of the whole.
+    batch = {name: np.repeat(array[:4], 2, axis=0) for name, array in make_batch().items()}
+    whole, (metrics,) = run(ONE, [batch])
+    parts, (metrics_of_parts,) = run(ONE, [batch], microbatches=2, remat="full")
+    for name in metrics:
+        np.testing.assert_allclose(metrics_of_parts[name], metrics[name], rtol=1e-9, err_msg=name)
+    for tree in ("params", "opt_state"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+            getattr(parts, tree),
+            getattr(whole, tree),
+        )
+    before, bn, bn_of_parts = (
+        tree["backbone"]["stem_bn"]
+        for tree in (in_float64()["batch_stats"], whole.batch_stats, parts.batch_stats)
+    )
+    np.testing.assert_allclose(bn_of_parts["mean"], bn["mean"], rtol=1e-6)
+    # The variance that joins the running one is unbiased, n / (n - 1), of n pixels or of half.
+    added, added_of_parts = (after["var"] - 0.99 * before["var"] for after in (bn, bn_of_parts))
+    pixels = 8 * 32 * 32
+    ratio = (pixels / 2 / (pixels / 2 - 1)) / (pixels / (pixels - 1))
+    np.testing.assert_allclose(added_of_parts / added, ratio, rtol=1e-6)
 
 
 def test_a_step_learns_and_averages():
     before = variables()
-    after, (metrics,) = run(1, [make_batch()])
+    after, (metrics,) = run(ONE, [make_batch()])
     assert after.step == 1 and metrics["finite"] and metrics["data/num_positives"] > 0
     np.testing.assert_allclose(
         metrics["loss/total"], metrics["loss/class"] + 50 * metrics["loss/box"], rtol=1e-5
@@ -121,7 +220,7 @@ def test_a_step_that_is_no_number_changes_nothing_but_the_count():
     batch = make_batch()
     batch["boxes"][0, 0] = np.nan
     batch["labels"][0, 0] = 1
-    after, (metrics,) = run(1, [batch])
+    after, (metrics,) = run(ONE, [batch])
     assert not metrics["finite"] and after.step == 1
     fresh = jax.device_get(state_of(variables(), OPTIMIZER))
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=fresh.step), fresh)
@@ -132,15 +231,15 @@ def test_invalid_images_do_not_train():
     with_broken["boxes"][3] = 0.0
     for batch in (sound, with_broken):
         batch["valid"][3] = False
-    _, (a,) = run(1, [sound])
-    _, (b,) = run(1, [with_broken])
+    _, (a,) = run(ONE, [sound])
+    _, (b,) = run(ONE, [with_broken])
     assert a["loss/total"] == b["loss/total"] and a["data/num_positives"] == b["data/num_positives"]
 
 
 def test_a_batch_without_objects_is_finite():
     batch = make_batch()
     batch["labels"][:] = -1
-    _, (metrics,) = run(1, [batch])
+    _, (metrics,) = run(ONE, [batch])
     assert metrics["finite"] and metrics["loss/box"] == 0 and metrics["data/num_positives"] == 0
 
 
@@ -148,14 +247,48 @@ def test_batches_that_do_not_divide_are_refused_with_sizes_that_do():
     with pytest.raises(
         ValueError, match=r"batch_size 12 doesn't divide by the 8 devices; use 8 or 16"
     ):
-        make_mesh(12, jax.devices())
+        make_mesh(12)
     with pytest.raises(ValueError, match="use 8"):
-        make_mesh(3, jax.devices())
+        make_mesh(3)
+
+
+def test_large_tensors_are_split_over_fsdp_by_their_largest_axis():
+    mesh = make_mesh(8, fsdp=4)
+    leaves = {
+        "pointwise": jax.ShapeDtypeStruct((1, 1, 64, 384), jnp.float32),
+        "depthwise": jax.ShapeDtypeStruct((5, 5, 1, 1152), jnp.float32),
+        "square": jax.ShapeDtypeStruct((1, 1, 64, 64), jnp.float32),
+        "indivisible": jax.ShapeDtypeStruct((7, 7, 9, 27), jnp.float32),
+        "small": jax.ShapeDtypeStruct((1152,), jnp.float32),
+        "scalar": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    specs = {name: tuple(rule.spec) for name, rule in state_sharding(leaves, mesh).items()}
+    assert specs == {
+        "pointwise": (None, None, None, "fsdp"),
+        "depthwise": (None, None, None, "fsdp"),
+        "square": (None, None, None, "fsdp"),
+        "indivisible": (),
+        "small": (),
+        "scalar": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fsdp": 3}, r"8 devices don't divide by fsdp 3 × spatial 1.* one of 1, 2, 4, 8"),
+        ({"spatial": 4, "batch_size": 3}, r"the 8 devices / spatial 4; use 2 or 4"),
+        ({"microbatches": 3}, r"batch_size 8 doesn't divide by the 8 devices × 3 micro.*use 24"),
+    ],
+)
+def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(**{"batch_size": 8, **arguments})
 
 
 def test_create_state_places_everything_on_every_device():
-    mesh = make_mesh(8, jax.devices())
-    shapes = jax.eval_shape(lambda: create_state(MODEL, OPTIMIZER, 0, mesh))
+    mesh = make_mesh(8)
+    shapes = jax.eval_shape(lambda: create_state(Detector(SPEC), OPTIMIZER, 0, mesh))
     assert jax.tree.structure(shapes.ema) == jax.tree.structure(
         {"params": shapes.params, "batch_stats": shapes.batch_stats}
     )

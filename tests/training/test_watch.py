@@ -58,7 +58,7 @@ def test_bad_steps_are_named_counted_and_left_out_of_the_mean(capsys):
     row = watch.finish_interval(2)
     assert row["loss/total"] == 1.0 and row["optim/bad_steps"] == 1
     assert "step 2 skipped: loss nan, gradient norm 2.0. Its images: image 6, image 7" in (
-        capsys.readouterr().out
+        capsys.readouterr().err
     )
 
 
@@ -77,7 +77,7 @@ def test_images_in_trouble_are_named_once(capsys):
     for step in (1, 2):
         watch.add(step, batch(valid=False), metrics())
         watch.add(step, batch(first=8, dropped=4), metrics())
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert printed.count("image 0: can't be read") == 1
     assert printed.count("image 8: 4 boxes left out: bad ones, or more than the 5 of") == 1
 

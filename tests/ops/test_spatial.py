@@ -1,0 +1,77 @@
+"""Every operation with rows split over devices equals itself on one, in the accelerators' form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effdet_jax.model import layers
+from effdet_jax.ops import resample, spatial
+from effdet_jax.training.sharding import batch_sharding, make_mesh
+from tests.conftest import QUICK, enable_x64
+
+
+@pytest.fixture
+def accelerator_forms(monkeypatch):
+    """Convolutions and poolings as a TPU or GPU gets them: XLA's own, not slices."""
+    for module in (layers, resample):
+        monkeypatch.setattr(module, "by_platform", lambda *arrays, default, **_: default(*arrays))
+
+
+def all_operations(x, kernels):
+    """Sums of every operation's result, so that every gradient depends on every pixel."""
+    height, width = x.shape[1:3]
+    results = {
+        "dense stride 2": layers._dense_conv(x, kernels["dense"], 2, "same"),
+        "depthwise 3": layers.depthwise_conv(x, kernels["depthwise_3"], 1),
+        "depthwise 5 stride 2": layers.depthwise_conv(x, kernels["depthwise_5"], 2),
+        "pointwise": layers.pointwise_conv(x, kernels["dense"][0, 0]),
+        "max-pool": resample.max_pool(x, ((height + 1) // 2, (width + 1) // 2)),
+        "upsample": resample.upsample(x, (2 * height, 2 * width)),
+        "upsample to odd": resample.upsample(x, (2 * height - 1, 2 * width - 1)),
+    }
+    return {name: jnp.sum(jnp.sin(result)) for name, result in results.items()}
+
+
+@pytest.mark.parametrize("rows", [8, 16, 24, 64])
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_values_and_gradients_are_those_of_one_device(accelerator_forms, shards, rows, rng):
+    x = rng.normal(size=(8, rows, 8, 4))
+    kernels = {
+        "dense": rng.normal(size=(3, 3, 4, 4)),
+        "depthwise_3": rng.normal(size=(3, 3, 1, 4)),
+        "depthwise_5": rng.normal(size=(5, 5, 1, 4)),
+    }
+    mesh = make_mesh(8, spatial=shards)
+
+    def values_and_grads(x, kernels):
+        values, pull = jax.vjp(all_operations, x, kernels)
+        return values, pull(jax.tree.map(jnp.ones_like, values))
+
+    def on_mesh(x, kernels):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return values_and_grads(spatial.split_rows(x), kernels)
+
+    with enable_x64(True):
+        split = jax.jit(on_mesh, in_shardings=(batch_sharding(mesh, "image"), None))
+        compiled = split.lower(x, kernels).compile(compiler_options=QUICK)
+        found = compiled(jax.device_put(x, batch_sharding(mesh, "image")), kernels)
+        expected = jax.jit(values_and_grads)(x, kernels)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max()),
+        found,
+        expected,
+    )
+    assert "collective-permute" in compiled.as_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "shards", "split"), [(16, 8, True), (8, 8, False), (20, 8, False), (4, 2, True)]
+)
+def test_levels_with_too_few_rows_or_that_do_not_divide_are_whole(rows, shards, split):
+    assert spatial.splits_rows(rows, shards) == split
+
+
+def test_without_a_mesh_nothing_happens():
+    x = jnp.ones((1, 4, 4, 1))
+    assert spatial.spatial_shards() == 1 and spatial.split_rows(x) is x
