@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "TPU_TOPOLOGY": "4x4",
     "TPU_CHIPS": "4",
     "SLURM_JOB_ID": "17",
+    "LC_ALL": "C.UTF-8",  # Else bash prints other letters than ASCII as $'…', which shlex can't read.
 }
 # Nothing in them may be taken for shell, YAML or one of Kubernetes' variables.
 WORKDIR = '/mnt/share/it\'s "a" run & $HOME $(JOB_NAME) $$ ${JOB_NAME} \\n é #1'
@@ -263,7 +264,7 @@ def test_tpu_vm_resumes_a_slice_that_is_still_there_without_making_it_anew(tools
     assert [argv[4] for argv in tools.calls()] == ["describe", "ssh"]
 
 
-UNTIL_STOPPED = "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done"
+UNTIL_STOPPED = "trap 'sleep 0.2; echo saved; exit 0' TERM; while :; do sleep 0.05; done"
 
 
 def test_what_tpu_vm_runs_on_a_host(tools, tmp_path):
@@ -299,7 +300,7 @@ def test_slurm_saves_and_goes_on_when_its_time_is_up(tools, tmp_path):
     process_id = tmp_path / "pid"
     tools.stub("srun", f"echo $$ >{process_id}; {UNTIL_STOPPED}")
     tools.stub("scancel", f"kill -TERM $(cat {process_id})")
-    tools.stub("scontrol")
+    tools.stub("scontrol", "echo requeued")
     job = subprocess.Popen(
         [LAUNCH / "slurm.sh", *ARGUMENTS],
         env=os.environ | ENVIRONMENT,
@@ -308,7 +309,7 @@ def test_slurm_saves_and_goes_on_when_its_time_is_up(tools, tmp_path):
     )
     wait_for(lambda: process_id.exists() and process_id.read_text())
     job.send_signal(signal.SIGUSR1)  # As #SBATCH --signal=B:USR1@300 says.
-    assert job.communicate(timeout=30)[0] == "saved\n" and job.returncode == 0
+    assert job.communicate(timeout=30)[0] == "saved\nrequeued\n" and job.returncode == 0
     called = tools.calls()
     assert called[1:] == [["scancel", "--signal=TERM", "17"], ["scontrol", "requeue", "17"]]
 
