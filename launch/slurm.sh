@@ -5,6 +5,7 @@
 #       --workdir=/shared/runs/d0
 #   sbatch --nodes=4 --ntasks-per-node=4 --gpus-per-node=4 launch/slurm.sh …   # Another shape.
 #   launch/slurm.sh --dry-run --config=… --workdir=…   # Prints what the job would run.
+#   scancel --signal=TERM JOB   # Saves and ends it; scancel alone leaves no time for that.
 #
 # From the project's folder, with its Python environment active, both on a disk that all nodes see,
 # as the workdir is. As many tasks as GPUs per node: each process takes the one of its number, so

@@ -242,6 +242,14 @@ def test_tpu_vm_calls_what_the_dry_run_prints(tools, tmp_path, word):
     assert tools.calls() == printed
 
 
+def test_tpu_vm_makes_a_preempted_slice_anew_and_trains(tools, tmp_path):
+    tools.stub("gcloud", states(tmp_path, "SUSPENDED", "ACTIVE"))
+    assert call("tpu_vm.sh", "resume", *ARGUMENTS).returncode == 0
+    called = [argv[4] for argv in tools.calls()]
+    assert called == ["describe", "delete", "create", "describe", "ssh", "scp", "ssh", "ssh"]
+    assert "effdet_jax.train" in remote(tools.calls()[-1])
+
+
 def test_tpu_vm_waits_until_the_slice_is_there(tools, tmp_path):
     tools.stub("sleep")
     tools.stub("gcloud", states(tmp_path, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"))
