@@ -93,7 +93,8 @@ def test_tests_mirror_modules():
     known |= {path.parent / f"test_{path.parent.name}" for path in modules}
     for path in (ROOT / "tests").rglob("test_*.py"):
         stem = path.relative_to(ROOT / "tests").with_suffix("")
-        about_more = {"test_architecture", "test_configs", "test_goldens", "test_readme"}
+        about_more = {"test_architecture", "test_configs", "test_goldens", "test_launch"}
+        about_more |= {"test_readme"}
         assert stem in known or stem.name in about_more, f"tests/{stem}.py mirrors no module"
 
 

@@ -5,12 +5,14 @@ A tiny network in processes of their own, which share a compilation cache.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import jax
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,18 +49,22 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts `python -m effdet_jax.NAME ARGUMENTS` on one device."""
-    cache = tmp_path_factory.mktemp("compiled")
+def settings(tmp_path_factory):
+    """The environment of the processes: one device, and a compilation cache they share."""
+    return {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # Compiles faster, all it's for here.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def start(settings):
+    """Starts `python -m effdet_jax.NAME ARGUMENTS`."""
     processes = []
 
     def start(name, *arguments, **environment):
-        settings = {
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # Compiles faster, all it's for here.
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", f"effdet_jax.{name}", *arguments],
             cwd=ROOT,
@@ -255,6 +261,34 @@ def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_p
     )
     assert status == 2 and "2 classes (dog, cat) against 6 (circle" in output
     assert "--config.init=" in output
+
+
+def test_the_notebook_goes_on_with_a_run_and_predicts(settings, trained, tmp_path):
+    # A session that ended after step 16 of 24, and a new one: all code cells, in order.
+    shutil.copytree(trained[0], tmp_path / "effdet_run")
+    shutil.rmtree(tmp_path / "effdet_run" / LAST / "24")
+    shutil.rmtree(tmp_path / "effdet_run" / BEST)
+    cells = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code.append("assert 'jax' not in sys.modules, 'it may hold the device'")
+    environment = {
+        "EFFDET_JAX_SMOKE": " ".join(TINY[1:]),
+        "EFFDET_JAX_STORAGE": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "\n\n".join(code)],
+        cwd=ROOT,
+        env=os.environ | settings | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming   from step 16\n" in done.stdout and "step     24  AP 0." in done.stdout
+    assert "scenes/2.png: " in done.stdout
+    assert rows(tmp_path / "effdet_run") == rows(trained[0])
+    assert len(list((tmp_path / "effdet_run" / "found").glob("*.jpg"))) == 3
 
 
 @pytest.mark.slow  # It compiles another step; `training/test_start.py` has the report.
