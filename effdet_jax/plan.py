@@ -1,0 +1,289 @@
+"""What training would take on a slice of TPUs that isn't here: memory, work, exchanges, speed.
+
+python -m effdet_jax.plan --config=configs/d0.py --topology=v5e-8
+
+The very train step is compiled for the slice with libtpu's compiler (pip install 'jax[tpu]'), which
+takes minutes and needs no TPU. Without `--topology` it is compiled for the devices of this machine.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from effdet_jax import config as configs
+from effdet_jax.checkpoint import abstract_arrays, abstract_variables
+from effdet_jax.command import define_config_flag, run
+from effdet_jax.counts import summarize
+from effdet_jax.labels import COCO
+from effdet_jax.model.detector import Detector
+from effdet_jax.planning import aot, chips
+from effdet_jax.planning.cache import Cache, default_folder, source_hash
+from effdet_jax.planning.program import Program, inspect, out_of_memory
+from effdet_jax.planning.report import Job, Target, lines, make_report
+from effdet_jax.planning.search import largest_fitting
+from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.training.sharding import make_mesh, replicated, split_batch
+from effdet_jax.training.state import TrainState, state_of
+from effdet_jax.training.step import make_train_step
+
+# What a program depends on of a config; the rest may change without a new compilation.
+PROGRAM_KEYS = ("model", "batch_size", "dtype", "optim", "loss", "mesh", "remat", "microbatches")
+# What makes a program smaller, from what costs least.
+REMEDIES = (
+    {"remat": "blocks"},
+    {"remat": "full"},
+    {"microbatches": 2},
+    {"microbatches": 4},
+    {"mesh.spatial": 2},
+    {"mesh.spatial": 4},
+)
+
+
+def define_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "config": define_config_flag(required=True),
+        "topology": flags.DEFINE_string(
+            "topology",
+            "",
+            "slice of TPUs, 'v5e:8x8' or 'v5e-64'; this machine's devices if not given",
+        ),
+        "batch": flags.DEFINE_string(
+            "batch", "", "global batch: a number, or 'auto' for the largest that fits"
+        ),
+        "remedies": flags.DEFINE_bool("remedies", True, "try what would fit if it doesn't"),
+        "cache": flags.DEFINE_string(
+            "cache", default_folder(), "folder for what has been compiled, '' for none"
+        ),
+        "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
+    }
+
+
+def main(
+    config: ConfigDict, topology: str, batch: str, remedies: bool, cache: str, as_json: bool
+) -> int:
+    target, devices = find_target(topology)
+    planner = Planner(target, devices, Cache(cache))
+    config = copy.deepcopy(config)
+    if batch not in ("", "auto"):
+        if not batch.isdecimal() or not int(batch):
+            raise configs.ConfigError(f"--batch={batch} is neither a number nor 'auto'")
+        config.batch_size = int(batch)
+    if batch == "auto":
+        report = planner.largest(config)
+    else:
+        report = planner.plan(config)
+        if not report["fits"] and remedies:
+            report["remedies"] = list(planner.remedies(config))
+    print(json.dumps(report) if as_json else "\n".join([*lines(report), *remedy_lines(report)]))
+    return 0 if report["fits"] else 1
+
+
+def find_target(topology: str) -> tuple[Target, list[jax.Device]]:
+    """The slice by name, or this machine's devices, and the devices to compile for.
+
+    Raises:
+      TopologyError, LibtpuMissing: it can't be compiled for.
+    """
+    if topology:
+        # Whatever TPU or GPU may be here is left alone.
+        jax.config.update("jax_platforms", "cpu")
+        slice_ = chips.parse_topology(topology)
+        devices = aot.topology_devices(slice_)
+        name, chip = slice_.name, slice_.chip
+        memory = chip.hbm / chip.devices
+    else:
+        slice_, devices = None, jax.devices()
+        name, chip = devices[0].device_kind, chips.gpu_of(devices[0].device_kind)
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+    hosts = 1 + max(device.process_index for device in devices)
+    return Target(name, len(devices), hosts, memory, chip, slice_), devices
+
+
+class Planner:
+    """Plans for one target; what it has compiled before comes from the cache."""
+
+    def __init__(self, target: Target, devices: list[jax.Device], cache: Cache):
+        self._target, self._devices, self._cache = target, devices, cache
+
+    def plan(self, config: ConfigDict) -> dict[str, Any]:
+        """The report of a config as it is.
+
+        Raises:
+          ConfigError: it can't be run on that many devices.
+        """
+        job, program = self._compile(config)
+        report = make_report(job, self._target, program)
+        return report | {"versions": versions()}
+
+    def largest(self, config: ConfigDict) -> dict[str, Any]:
+        """The report of the largest batch that fits, or of one image per device if none does."""
+        per_data = self._target.devices
+
+        def compile(per_device: int) -> Program:
+            return self._compile(with_changes(config, {"batch_size": per_device * per_data}))[1]
+
+        size, tried = largest_fitting(compile, self._target.memory)
+        report = self.plan(with_changes(config, {"batch_size": (size or 1) * per_data}))
+        peaks = {str(n * per_data): program.peak for n, program in sorted(tried.items())}
+        return report | {"tried": peaks}
+
+    def remedies(self, config: ConfigDict) -> Iterator[dict[str, Any]]:
+        """What would make it fit, with the memory that each takes; the largest batch at last."""
+        known = configs.flatten(config)
+        for changes in REMEDIES:
+            if all(key in known for key in changes):
+                try:
+                    report = self.plan(with_changes(config, changes))
+                except configs.ConfigError:
+                    continue  # Not for this batch and this many devices.
+                yield {"changes": changes, "fits": report["fits"], "peak": report["memory"]["peak"]}
+        report = self.largest(config)
+        changes = {"batch_size": report["batch_size"]}
+        yield {"changes": changes, "fits": report["fits"], "peak": report["memory"]["peak"]}
+
+    def _compile(self, config: ConfigDict) -> tuple[Job, Program]:
+        configs.validate(config)
+        step, arguments, job = build(config, self._devices)
+        key = {
+            "config": {key: configs.plain(config).get(key) for key in PROGRAM_KEYS},
+            "max_boxes": config.data.max_boxes,
+            "target": [self._target.name, self._target.devices],
+            "versions": versions(),
+            "source": source_hash(),
+        }
+
+        def compile() -> Program:
+            what = f"compiling {job.model}, batch {job.batch_size}, for {self._target.name}"
+            with aot.progress(what):
+                return aot.compile(step, *arguments)
+
+        program = self._cache.get(key, compile)
+        memory = self._target.memory
+        if program.fits and not self._target.topology and 0 < memory < program.peak:
+            # Compilers for GPUs don't refuse what can't run.
+            program = dataclasses.replace(program, error="out of memory")
+        return job, program
+
+
+def versions() -> dict[str, str]:
+    return {"jax": jax.__version__, "libtpu": aot.libtpu_version()}
+
+
+def build(
+    config: ConfigDict, devices: list[jax.Device]
+) -> tuple[Callable[..., Any], tuple[Any, Any], Job]:
+    """(the jitted train step, its abstract arguments, what is known of it beforehand)."""
+    mesh = _mesh(config, devices)
+    platform = devices[0].platform
+    dtype = jnp.bfloat16 if config.dtype == "auto" and platform != "cpu" else _dtype(config)
+    model = Detector(configs.spec_of(config, len(COCO)), COCO, dtype)
+    optimizer = make_optimizer(
+        config.optim.name,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+    )
+    # Any rate is the same program: of the schedule's kind, of nominal length.
+    rate = learning_rate_schedule(
+        config.optim.schedule,
+        peak=config.optim.learning_rate,
+        warmup_init=config.optim.warmup_init,
+        warmup_steps=1000,
+        total_steps=100_000,
+    )
+    step = make_train_step(
+        model,
+        optimizer,
+        rate,
+        mesh,
+        seed=config.seed,
+        ema=config.optim.ema_decay,
+        loss_options=dict(config.loss),
+    )
+    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
+    state = abstract_arrays(state, replicated(mesh))
+    batch = abstract_batch(config, model.spec.image_size, split_batch(mesh))
+    height, width = model.spec.image_size
+    multiply_adds = summarize(model.spec)["multiply_adds"]["total"]
+    job = Job(
+        model=model.spec.name,
+        image_size=(height, width),
+        batch_size=config.batch_size,
+        dtype=np.dtype(dtype).name,
+        # Forward, gradient by activations, gradient by weights; a multiply-add is two operations.
+        flops=3 * 2 * multiply_adds,
+        state={
+            "parameters": bytes_per_device(state.params),
+            "optimizer": bytes_per_device(state.opt_state),
+            "averages": bytes_per_device((state.ema, state.batch_stats)),
+        },
+        image_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in batch.values())
+        // config.batch_size,
+    )
+    return step, (state, batch), job
+
+
+def abstract_batch(
+    config: ConfigDict, image_size: tuple[int, int], sharding: jax.sharding.Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the step reads of a training batch."""
+    images, boxes = config.batch_size, config.data.max_boxes
+    shapes = {
+        "image": ((images, *image_size, 3), jnp.uint8),
+        "content": ((images, 2), jnp.int32),
+        "boxes": ((images, boxes, 4), jnp.float32),
+        "labels": ((images, boxes), jnp.int32),
+        "valid": ((images,), jnp.bool_),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of abstract arrays, as they are sharded."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with knobs by their full names: {'optim.momentum': 0.8}."""
+    changed = copy.deepcopy(config)
+    changed.update_from_flattened_dict(dict(changes))
+    return changed
+
+
+def _mesh(config: ConfigDict, devices: list[jax.Device]) -> jax.sharding.Mesh:
+    try:
+        return make_mesh(config.batch_size, devices)
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
+
+
+def _dtype(config: ConfigDict) -> Any:
+    return jnp.float32 if config.dtype == "auto" else jnp.dtype(config.dtype)
+
+
+def remedy_lines(report: Mapping[str, Any]) -> list[str]:
+    """'try         --config.remat=blocks: 11.20 GiB, fits'."""
+    return [
+        "try         "
+        + " ".join(f"--config.{key}={value}" for key, value in row["changes"].items())
+        + f": {row['peak'] / chips.GIB:.2f} GiB, {'fits' if row['fits'] else 'too large as well'}"
+        for row in report.get("remedies", ())
+    ]
+
+
+if __name__ == "__main__":
+    run(main, define_flags)
