@@ -26,12 +26,12 @@ from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
 from effdet_jax.planning import aot, chips
 from effdet_jax.planning.cache import Cache, default_folder, source_hash
-from effdet_jax.planning.program import Program, inspect, out_of_memory
+from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job, Target, lines, make_report
 from effdet_jax.planning.search import largest_fitting
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.sharding import make_mesh, replicated, split_batch
-from effdet_jax.training.state import TrainState, state_of
+from effdet_jax.training.state import state_of
 from effdet_jax.training.step import make_train_step
 
 # What a program depends on of a config; the rest may change without a new compilation.

@@ -11,8 +11,10 @@ from effdet_jax.planning.roofline import Bound, bound, epoch_seconds, weak_scali
 ASSUMPTIONS = (
     "every chip reaches its published peaks: real steps are slower",
     "arithmetic and memory traffic overlap wholly, exchanges between chips not at all",
-    "an all-reduce of n chips sends 2 (n - 1) / n of its bytes over all links of a chip, over half "
-    "of them where a side of the slice isn't closed to a ring; 1 µs per hop for each exchange",
+    (
+        "an all-reduce of n chips sends 2 (n - 1) / n of its bytes over all links of a chip, over half "
+        "of them where a side of the slice isn't closed to a ring; 1 µs per hop for each exchange"
+    ),
     "the input pipeline keeps up, evaluation and checkpoints take no time",
 )
 
@@ -148,9 +150,11 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     memory = report["memory"]
     verdict = "fits" if report["fits"] else f"doesn't fit: {report['error']}"
     text = [
-        f"{report['model']} at {height}×{width}, batch {report['batch_size']} = "
-        f"{report['batch_per_device']:g} per device, {report['dtype']}, on {report['target']} "
-        f"({report['devices']} devices, {report['hosts']} hosts): {verdict}",
+        (
+            f"{report['model']} at {height}×{width}, batch {report['batch_size']} = "
+            f"{report['batch_per_device']:g} per device, {report['dtype']}, on {report['target']} "
+            f"({report['devices']} devices, {report['hosts']} hosts): {verdict}"
+        ),
         _memory_line(memory),
     ]
     if not report["fits"]:
@@ -175,9 +179,11 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 def _work_lines(report: Mapping[str, Any]) -> list[str]:
     flops = report["flops"]
     text = [
-        f"work        {flops['model'] / 1e12:.3g} TFLOP of the model per device and step (3 × 2 × "
-        f"multiply-adds), {flops['compiler'] / 1e12:.3g} TFLOP as the compiler counts; "
-        f"{report['traffic'] / 1e9:.3g} GB of memory traffic"
+        (
+            f"work        {flops['model'] / 1e12:.3g} TFLOP of the model per device and step (3 × 2 × "
+            f"multiply-adds), {flops['compiler'] / 1e12:.3g} TFLOP as the compiler counts; "
+            f"{report['traffic'] / 1e9:.3g} GB of memory traffic"
+        )
     ]
     for row in report["collectives"]:
         group = f" of {row['group']}" if row["group"] else ""
@@ -192,13 +198,19 @@ def _work_lines(report: Mapping[str, Any]) -> list[str]:
 def _bound_lines(report: Mapping[str, Any]) -> list[str]:
     limits, given = report["bound"], report["input"]
     text = [
-        f"bound       {1e3 * limits['step']:.3g} ms per step, by {limits['limit']}: arithmetic "
-        f"{1e3 * limits['arithmetic']:.3g}, memory {1e3 * limits['memory']:.3g}, exchange "
-        f"{1e3 * limits['exchange']:.3g} + {1e3 * limits['latency']:.3g} of latency",
-        f"speed       at most {report['images_per_second']:,.0f} images/s: COCO's epoch of 118,287 "
-        f"images in {report['epoch_seconds'] / 60:.3g} min",
-        f"input       {given['images_per_second_per_host']:,.0f} images/s per host, "
-        f"{given['bytes_per_second_per_host'] / 1e6:.3g} MB/s to its devices",
+        (
+            f"bound       {1e3 * limits['step']:.3g} ms per step, by {limits['limit']}: arithmetic "
+            f"{1e3 * limits['arithmetic']:.3g}, memory {1e3 * limits['memory']:.3g}, exchange "
+            f"{1e3 * limits['exchange']:.3g} + {1e3 * limits['latency']:.3g} of latency"
+        ),
+        (
+            f"speed       at most {report['images_per_second']:,.0f} images/s: COCO's epoch of 118,287 "
+            f"images in {report['epoch_seconds'] / 60:.3g} min"
+        ),
+        (
+            f"input       {given['images_per_second_per_host']:,.0f} images/s per host, "
+            f"{given['bytes_per_second_per_host'] / 1e6:.3g} MB/s to its devices"
+        ),
     ]
     if report.get("weak_scaling"):
         points = [f"{p['chips']}: {p['efficiency']:.0%}" for p in report["weak_scaling"]]
