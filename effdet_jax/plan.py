@@ -8,6 +8,7 @@ takes minutes and needs no TPU. Without `--topology` it is compiled for the devi
 
 import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -58,6 +59,9 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "batch": flags.DEFINE_string(
             "batch", "", "global batch: a number, or 'auto' for the largest that fits"
         ),
+        "full": flags.DEFINE_bool(
+            "full", False, "generate machine code, too: its size and expected cycles; much longer"
+        ),
         "remedies": flags.DEFINE_bool("remedies", True, "try what would fit if it doesn't"),
         "cache": flags.DEFINE_string(
             "cache", default_folder(), "folder for what has been compiled, '' for none"
@@ -67,10 +71,15 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 
 
 def main(
-    config: ConfigDict, topology: str, batch: str, remedies: bool, cache: str, as_json: bool
+    config: ConfigDict,
+    topology: str,
+    batch: str,
+    full: bool,
+    remedies: bool,
+    cache: str,
+    as_json: bool,
 ) -> int:
-    target, devices = find_target(topology)
-    planner = Planner(target, devices, Cache(cache))
+    planner = Planner(find_target(topology), Cache(cache), full=full)
     config = copy.deepcopy(config)
     if batch not in ("", "auto"):
         if not batch.isdecimal() or not int(batch):
@@ -86,32 +95,28 @@ def main(
     return 0 if report["fits"] else 1
 
 
-def find_target(topology: str) -> tuple[Target, list[jax.Device]]:
-    """The slice by name, or this machine's devices, and the devices to compile for.
+def find_target(topology: str) -> Target:
+    """The slice by name, or this machine's devices.
 
     Raises:
-      TopologyError, LibtpuMissing: it can't be compiled for.
+      TopologyError: the name is none.
     """
     if topology:
-        # Whatever TPU or GPU may be here is left alone.
-        jax.config.update("jax_platforms", "cpu")
         slice_ = chips.parse_topology(topology)
-        devices = aot.topology_devices(slice_)
-        name, chip = slice_.name, slice_.chip
-        memory = chip.hbm / chip.devices
-    else:
-        slice_, devices = None, jax.devices()
-        name, chip = devices[0].device_kind, chips.gpu_of(devices[0].device_kind)
-        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
-    hosts = 1 + max(device.process_index for device in devices)
-    return Target(name, len(devices), hosts, memory, chip, slice_), devices
+        chip = slice_.chip
+        memory = chip.hbm / chip.devices - chips.RESERVED
+        return Target(slice_.name, slice_.chips * chip.devices, slice_.hosts, memory, chip, slice_)
+    device = jax.devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    chip = chips.gpu_of(device.device_kind)
+    return Target(device.device_kind, jax.device_count(), jax.process_count(), memory, chip)
 
 
 class Planner:
     """Plans for one target; what it has compiled before comes from the cache."""
 
-    def __init__(self, target: Target, devices: list[jax.Device], cache: Cache):
-        self._target, self._devices, self._cache = target, devices, cache
+    def __init__(self, target: Target, cache: Cache, *, full: bool = False):
+        self._target, self._cache, self._full = target, cache, full
 
     def plan(self, config: ConfigDict) -> dict[str, Any]:
         """The report of a config as it is.
@@ -151,24 +156,27 @@ class Planner:
 
     def _compile(self, config: ConfigDict) -> tuple[Job, Program]:
         configs.validate(config)
-        step, arguments, job = build(config, self._devices)
+        target = self._target
+        step = {key: configs.plain(config).get(key) for key in PROGRAM_KEYS}
         key = {
-            "config": {key: configs.plain(config).get(key) for key in PROGRAM_KEYS},
-            "max_boxes": config.data.max_boxes,
-            "target": [self._target.name, self._target.devices],
+            "config": {**step, "max_boxes": config.data.max_boxes},
+            "target": [target.name, target.devices],
+            "full": self._full,
             "versions": versions(),
             "source": source_hash(),
         }
 
-        def compile() -> Program:
-            what = f"compiling {job.model}, batch {job.batch_size}, for {self._target.name}"
+        def compile() -> tuple[Job, Program]:
+            make = functools.partial(build, config)
+            what = f"compiling {config.model.name}, batch {config.batch_size}, for {target.name}"
             with aot.progress(what):
-                return aot.compile(step, *arguments)
+                if target.topology:
+                    return aot.compile_ahead(make, target.topology, full=self._full)
+                return aot.compile_here(make, jax.devices())
 
-        program = self._cache.get(key, compile)
-        memory = self._target.memory
-        if program.fits and not self._target.topology and 0 < memory < program.peak:
-            # Compilers for GPUs don't refuse what can't run.
+        job, program = self._cache.get(key, compile)
+        if program.fits and 0 < target.memory < program.peak:
+            # libtpu would refuse it in the end, compilers for GPUs never do.
             program = dataclasses.replace(program, error="out of memory")
         return job, program
 

@@ -1,5 +1,6 @@
 """Compiled figures on disk: a program of minutes is compiled once per configuration and version."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,9 +10,19 @@ from typing import Any
 
 import effdet_jax
 from effdet_jax.planning.program import Program
+from effdet_jax.planning.report import Job
 
 # What makes the program; a change anywhere in them may change the figures.
-SOURCES = ("losses.py", "model", "ops", "planning/program.py", "targets.py", "training")
+SOURCES = (
+    "losses.py",
+    "model",
+    "ops",
+    "planning/hlo.py",
+    "planning/program.py",
+    "targets.py",
+    "training",
+    "variants.py",
+)
 
 
 def default_folder() -> str:
@@ -36,8 +47,10 @@ class Cache:
     def __init__(self, folder: str):
         self._folder = folder
 
-    def get(self, key: dict[str, Any], make: Callable[[], Program]) -> Program:
-        """The program of `key`; `make` compiles it if it isn't there.
+    def get(
+        self, key: dict[str, Any], make: Callable[[], tuple[Job, Program]]
+    ) -> tuple[Job, Program]:
+        """The job and program of `key`; `make` compiles it if it isn't there.
 
         Args:
           key: plain JSON types; all that the program depends on.
@@ -47,12 +60,17 @@ class Cache:
         path = os.path.join(self._folder, "plan", name)
         if self._folder and os.path.exists(path):
             with open(path, encoding="utf-8") as file:
-                return Program.from_dict(json.load(file)["program"])
-        program = make()
+                found = json.load(file)
+            return Job.from_dict(found["job"]), Program.from_dict(found["program"])
+        job, program = make()
         if self._folder:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             temporary = f"{path}.{os.getpid()}"
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump({"key": key, "program": program.to_dict()}, file, indent=1)
+                json.dump(
+                    {"key": key, "job": dataclasses.asdict(job), "program": program.to_dict()},
+                    file,
+                    indent=1,
+                )
             os.replace(temporary, path)
-        return program
+        return job, program

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 GIB = 2**30
+RESERVED = 258 * 2**20  # Bytes of a TPU's memory that libtpu keeps for itself.
 
 
 class TopologyError(ValueError):
@@ -27,6 +28,7 @@ class Chip:
       ring: sides of a slice that are a multiple of this are closed to rings.
       cores: in the name of a slice per chip: 'v4-128' counts TensorCores and is 64 chips.
       devices: that jax sees per chip.
+      matrix_units: of 128 × 128 multiply-adds per cycle; 0 if they are others.
       source: where the figures are published.
     """
 
@@ -39,24 +41,57 @@ class Chip:
     ring: int = 1
     cores: int = 1
     devices: int = 1
+    matrix_units: int = 0
     source: str = ""
 
+    @property
+    def clock(self) -> float:
+        """Cycles per second at the peak, 0 if that isn't known."""
+        return self.flops / (2 * 128**2 * self.matrix_units) if self.matrix_units else 0.0
 
+
+# Memory: '16 GB' is taken as 16 GiB; libtpu itself says so when a program is too large.
 # Links: half of the bidirectional bandwidth per chip on the same page; v3's and v4's aren't there
 # and are those of arXiv:2304.01433, table 4: 4 links of 70 GB/s, 6 of 50 GB/s.
 _PAGE = "https://cloud.google.com/tpu/docs/"
 TPUS = (
-    Chip("v3", 123e12, 32 * GIB, 900e9, 280e9, 2, 16, cores=2, devices=2, source=_PAGE + "v3"),
-    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 3, 4, cores=2, source=_PAGE + "v4"),
-    Chip("v5e", 197e12, 16e9, 819e9, 200e9, 2, 16, source=_PAGE + "v5e"),
-    Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 3, 4, cores=2, source=_PAGE + "v5p"),
-    Chip("v6e", 918e12, 32e9, 1638e9, 400e9, 2, 16, source=_PAGE + "v6e"),
+    Chip(
+        "v3",
+        123e12,
+        32 * GIB,
+        900e9,
+        280e9,
+        2,
+        16,
+        cores=2,
+        devices=2,
+        matrix_units=4,
+        source=_PAGE + "v3",
+    ),
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 3, 4, cores=2, matrix_units=8, source=_PAGE + "v4"),
+    Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 2, 16, matrix_units=4, source=_PAGE + "v5e"),
+    Chip(
+        "v5p", 459e12, 95 * GIB, 2765e9, 600e9, 3, 4, cores=2, matrix_units=8, source=_PAGE + "v5p"
+    ),
+    Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, 2, 16, source=_PAGE + "v6e"),
 )
 # Without sparsity, which vendors count double.
 GPUS = (
     Chip("H200", 989e12, 141e9, 4.8e12, source="https://www.nvidia.com/en-us/data-center/h200"),
-    Chip("H100", 989e12, 80e9, 3.35e12, source="https://www.nvidia.com/en-us/data-center/h100"),
-    Chip("A100", 312e12, 80e9, 2.039e12, source="https://www.nvidia.com/en-us/data-center/a100"),
+    Chip(
+        "H100 80GB HBM3",
+        989e12,
+        80e9,
+        3.35e12,
+        source="https://www.nvidia.com/en-us/data-center/h100",
+    ),
+    Chip(
+        "A100-SXM4-80GB",
+        312e12,
+        80e9,
+        2.039e12,
+        source="https://www.nvidia.com/en-us/data-center/a100",
+    ),
 )
 # Shapes of the usual slices by number of chips, as Cloud TPU makes them.
 _SHAPES_2D = {
@@ -95,6 +130,12 @@ class Topology:
     @property
     def chips(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """Virtual machines with a process each: of 4 chips, or one of them all if they are 1 or 8."""
+        single = self.chip.dimensions == 2 and self.chips in (1, 8)
+        return 1 if single else max(1, self.chips // 4)
 
     @property
     def ring_fraction(self) -> float:

@@ -41,6 +41,10 @@ class Job:
     state: Mapping[str, int]
     image_bytes: int
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Job":
+        return cls(**{**fields, "image_size": tuple(fields["image_size"])})
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -84,6 +88,7 @@ def make_report(job: Job, target: Target, program: Program) -> dict[str, Any]:
         return report
     report |= {
         "flops": {"model": job.flops * per_device, "compiler": program.flops},
+        "complete": program.complete,
         "traffic": program.traffic,
         "collectives": [dataclasses.asdict(row) for row in program.collectives],
     }
@@ -91,6 +96,13 @@ def make_report(job: Job, target: Target, program: Program) -> dict[str, Any]:
         return report | {"bound": None, "why_no_bound": f"peaks of {target.name} aren't known here"}
     limits = bound(program, job.flops * per_device, target.chip, target.topology)
     report |= {"bound": _bound(limits), **_speed(job, target, limits)}
+    if program.cycles and target.chip.clock:
+        expected = program.cycles / target.chip.clock + limits.exchange.seconds
+        report["expected"] = {
+            "cycles": program.cycles,
+            "step": expected + limits.exchange.latency,
+            "images_per_second": job.batch_size / (expected + limits.exchange.latency),
+        }
     if target.topology:
         points = weak_scaling(limits, program.collectives, target.chip)
         report["weak_scaling"] = [
@@ -117,7 +129,7 @@ def _memory(job: Job, target: Target, program: Program) -> dict[str, Any]:
         "peak": program.peak,
         **job.state,
         "batch": batch,
-        "activations": max(program.peak - max(program.arguments, known), 0),
+        "activations": max(program.peak - known, 0),
     }
 
 
@@ -178,21 +190,23 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 
 def _work_lines(report: Mapping[str, Any]) -> list[str]:
     flops = report["flops"]
+    counted = (
+        f", {flops['compiler'] / 1e12:.3g} as the compiler counts" if flops["compiler"] else ""
+    )
     text = [
         (
-            f"work        {flops['model'] / 1e12:.3g} TFLOP of the model per device and step (3 × 2 × "
-            f"multiply-adds), {flops['compiler'] / 1e12:.3g} TFLOP as the compiler counts; "
-            f"{report['traffic'] / 1e9:.3g} GB of memory traffic"
+            f"work        {flops['model'] / 1e12:.3g} TFLOP per device and step (3 × 2 × the model's "
+            f"multiply-adds){counted}; {report['traffic'] / 1e9:.3g} GB through its memory"
         )
     ]
     for row in report["collectives"]:
-        group = f" of {row['group']}" if row["group"] else ""
+        group = f" among {row['group']}" if row["group"] else ""
         loops = f" ({row['looped']} in loops, counted once)" if row["looped"] else ""
         text.append(
             f"exchange    {row['count']} × {row['kind']}{group}, "
             f"{row['bytes'] / 1e6:.3g} MB together{loops}"
         )
-    return text or ["exchange    none"]
+    return text if report["collectives"] else [*text, "exchange    none"]
 
 
 def _bound_lines(report: Mapping[str, Any]) -> list[str]:
@@ -212,6 +226,11 @@ def _bound_lines(report: Mapping[str, Any]) -> list[str]:
             f"{given['bytes_per_second_per_host'] / 1e6:.3g} MB/s to its devices"
         ),
     ]
+    if "expected" in report:
+        text.append(
+            f"expected    {1e3 * report['expected']['step']:.3g} ms per step by the compiler's own "
+            f"count of cycles: {report['expected']['images_per_second']:,.0f} images/s"
+        )
     if report.get("weak_scaling"):
         points = [f"{p['chips']}: {p['efficiency']:.0%}" for p in report["weak_scaling"]]
         text.append("scaling     same batch per chip, efficiency by chips: " + ", ".join(points))

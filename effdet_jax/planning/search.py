@@ -33,6 +33,5 @@ def largest_fitting(
             fits = probe
         else:
             refused = probe
-        per_image = max(program.peak - program.arguments, 1) / size
-        guess = bisect.bisect_right(SIZES, (memory - program.arguments) / per_image) - 1
+        guess = bisect.bisect_right(SIZES, memory * size / program.peak) - 1
     return (SIZES[fits] if fits >= 0 else 0), tried
