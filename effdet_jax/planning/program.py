@@ -84,9 +84,13 @@ def inspect_dump(hlo: str, memory_report: str) -> Program:
 def out_of_memory(message: str) -> Program | None:
     """The program that a compiler refused for want of memory, None if it failed for other reasons.
 
-    Reads 'Used 19.41G of 15.75G hbm', as libtpu says it.
+    Reads what libtpu says: 'Used 19.41G of 15.75G hbm', or '(122.50G) exceeds available HBM
+    (15.75G)' where temporaries alone are too much.
     """
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+    size = r"([\d.]+)([KMGT]?)"
+    found = re.search(rf"Used {size} of {size} hbm", message) or re.search(
+        rf"\({size}\) exceeds available HBM \({size}\)", message
+    )
     if not found:
         return None
     used, limit = (

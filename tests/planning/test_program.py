@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from effdet_jax.planning.hlo import Collective
@@ -24,13 +25,26 @@ def test_a_compiled_program_says_the_same():
     assert Program.from_dict(program.to_dict()) == program
 
 
-def test_out_of_memory_is_read_from_what_libtpu_says():
-    program = out_of_memory(
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-        "hbm. Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G."
-    )
+@pytest.mark.parametrize(
+    "message",
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G."
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (19.50G) exceeds available HBM (15.75G)."
+        ),
+    ],
+)
+def test_out_of_memory_is_read_from_what_libtpu_says(message):
+    program = out_of_memory(message)
     assert not program.fits
     assert program.peak == 19.5 * 2**30 and program.limit == 15.75 * 2**30
+
+
+def test_other_failures_are_none_of_memory():
     assert out_of_memory("INVALID_ARGUMENT: something else") is None
 
 
