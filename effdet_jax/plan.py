@@ -288,7 +288,7 @@ def remedy_lines(report: Mapping[str, Any]) -> list[str]:
     return [
         "try         "
         + " ".join(f"--config.{key}={value}" for key, value in row["changes"].items())
-        + f": {row['peak'] / chips.GIB:.2f} GiB, {'fits' if row['fits'] else 'too large as well'}"
+        + f": {row['peak'] / chips.GIB:.2f} GiB, {'fits' if row['fits'] else 'too much as well'}"
         for row in report.get("remedies", ())
     ]
 

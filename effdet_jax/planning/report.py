@@ -1,7 +1,7 @@
 """A plan as one JSON object, and as lines to read. Every figure says what it is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from effdet_jax.planning.chips import GIB, Chip, Topology
@@ -165,9 +165,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         (
             f"{report['model']} at {height}×{width}, batch {report['batch_size']} = "
             f"{report['batch_per_device']:g} per device, {report['dtype']}, on {report['target']} "
-            f"({report['devices']} devices, {report['hosts']} hosts): {verdict}"
+            f"({_count(report['devices'], 'device')}, {_count(report['hosts'], 'host')}): {verdict}"
         ),
-        _memory_line(memory),
+        _memory_line(memory) + ("" if report.get("complete", True) else "; machine code on top"),
     ]
     if not report["fits"]:
         return text
@@ -184,7 +184,7 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
         if name not in ("device", "limit", "peak")
     ]
     total = memory["limit"] or memory["device"]
-    of = f" of {_gib(total)} GiB" if total else ""
+    of = f" of {_gib(total)}" if total else ""
     return f"memory      {_gib(memory['peak'])}{of} per device: " + ", ".join(parts)
 
 
@@ -219,11 +219,11 @@ def _bound_lines(report: Mapping[str, Any]) -> list[str]:
         ),
         (
             f"speed       at most {report['images_per_second']:,.0f} images/s: COCO's epoch of 118,287 "
-            f"images in {report['epoch_seconds'] / 60:.3g} min"
+            f"images in {_duration(report['epoch_seconds'])}"
         ),
         (
             f"input       {given['images_per_second_per_host']:,.0f} images/s per host, "
-            f"{given['bytes_per_second_per_host'] / 1e6:.3g} MB/s to its devices"
+            f"{given['bytes_per_second_per_host'] / 1e9:.3g} GB/s to its devices"
         ),
     ]
     if "expected" in report:
@@ -237,31 +237,13 @@ def _bound_lines(report: Mapping[str, Any]) -> list[str]:
     return text + [f"assumed     {what}" for what in report.get("assumptions", ())]
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number > 1 else "")
+
+
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.0f} MiB"
 
 
-def table(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A Markdown table of plans, one row each."""
-    rows = [
-        "| model | on | batch | memory per device, GiB | step ms | at most images/s | epoch |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for report in reports:
-        memory = report["memory"]
-        cells = [
-            report["model"].removeprefix("efficientdet-"),
-            report["target"],
-            str(report["batch_size"]),
-            f"{_gib(memory['peak'])} of {_gib(memory['limit'] or memory['device'])}",
-        ]
-        if report["fits"]:
-            cells += [
-                f"{1e3 * report['bound']['step']:.3g}",
-                f"{report['images_per_second']:,.0f}",
-                f"{report['epoch_seconds'] / 60:.3g} min",
-            ]
-        else:
-            cells += ["doesn't fit", "", ""]
-        rows.append("| " + " | ".join(cells) + " |")
-    return rows
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
