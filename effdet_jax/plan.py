@@ -32,7 +32,7 @@ from effdet_jax.planning.report import Job, Target, lines, make_report
 from effdet_jax.planning.search import largest_fitting
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.sharding import make_mesh, replicated, split_batch
-from effdet_jax.training.state import state_of
+from effdet_jax.training.state import TrainState, state_of
 from effdet_jax.training.step import make_train_step
 
 # What a program depends on of a config; the rest may change without a new compilation.
@@ -219,13 +219,18 @@ def build(
     state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
     state = abstract_arrays(state, replicated(mesh))
     batch = abstract_batch(config, model.spec.image_size, split_batch(mesh))
-    height, width = model.spec.image_size
+    return step, (state, batch), job_of(model, state, batch)
+
+
+def job_of(model: Detector, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Job:
+    """What is known of a run before anything is compiled."""
+    batch_size = batch["image"].shape[0]
     multiply_adds = summarize(model.spec)["multiply_adds"]["total"]
-    job = Job(
+    return Job(
         model=model.spec.name,
-        image_size=(height, width),
-        batch_size=config.batch_size,
-        dtype=np.dtype(dtype).name,
+        image_size=model.spec.image_size,
+        batch_size=batch_size,
+        dtype=np.dtype(model.dtype).name,
         # Forward, gradient by activations, gradient by weights; a multiply-add is two operations.
         flops=3 * 2 * multiply_adds,
         state={
@@ -233,10 +238,8 @@ def build(
             "optimizer": bytes_per_device(state.opt_state),
             "averages": bytes_per_device((state.ema, state.batch_stats)),
         },
-        image_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in batch.values())
-        // config.batch_size,
+        image_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in batch.values()) // batch_size,
     )
-    return step, (state, batch), job
 
 
 def abstract_batch(

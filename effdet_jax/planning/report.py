@@ -97,27 +97,30 @@ def make_report(job: Job, target: Target, program: Program) -> dict[str, Any]:
     limits = bound(program, job.flops * per_device, target.chip, target.topology)
     report |= {"bound": _bound(limits), **_speed(job, target, limits)}
     if program.cycles and target.chip.clock:
-        expected = program.cycles / target.chip.clock + limits.exchange.seconds
+        step = program.cycles / target.chip.clock + limits.exchange.total
         report["expected"] = {
             "cycles": program.cycles,
-            "step": expected + limits.exchange.latency,
-            "images_per_second": job.batch_size / (expected + limits.exchange.latency),
+            "step": step,
+            "images_per_second": job.batch_size / step,
         }
     if target.topology:
-        points = weak_scaling(limits, program.collectives, target.chip)
-        report["weak_scaling"] = [
-            {
-                "chips": point.chips,
-                "step": point.bound.step,
-                "images_per_second": point.chips
-                * target.chip.devices
-                * per_device
-                / point.bound.step,
-                "efficiency": point.efficiency,
-            }
-            for point in points
-        ]
+        report["weak_scaling"] = _scaling(target, program, limits, per_device)
     return report | {"assumptions": list(ASSUMPTIONS)}
+
+
+def _scaling(
+    target: Target, program: Program, limits: Bound, per_device: float
+) -> list[dict[str, Any]]:
+    images = per_device * target.chip.devices
+    return [
+        {
+            "chips": point.chips,
+            "step": point.bound.step,
+            "images_per_second": point.chips * images / point.bound.step,
+            "efficiency": point.efficiency,
+        }
+        for point in weak_scaling(limits, program.collectives, target.chip)
+    ]
 
 
 def _memory(job: Job, target: Target, program: Program) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class Exchange:
     seconds: float
     latency: float
 
+    @property
+    def total(self) -> float:
+        return self.seconds + self.latency
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -51,7 +55,7 @@ class Bound:
     @property
     def step(self) -> float:
         """Of all of it, exchanges not hidden behind other work."""
-        return self.chip + self.exchange.seconds + self.exchange.latency
+        return self.chip + self.exchange.total
 
     @property
     def limit(self) -> str:
