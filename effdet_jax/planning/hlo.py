@@ -166,9 +166,15 @@ def _width(dtype: str) -> float:
 
 
 def _group_size(line: str) -> int:
-    """Of `replica_groups={{0,1},{2,3}}` or `[4,2]<=[8]`, 0 where it isn't given: all."""
+    """Devices of a group, 0 where it isn't given: all.
+
+    Groups are written `{{0,1},{2,3}}`, `[4,2]<=[8]` or `mesh['a'=4,'b'=2] {'b'}`.
+    """
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(found[1])
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
         return len(found[1].split(","))
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+        sides = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
     return 0

@@ -56,6 +56,21 @@ def test_collectives_are_counted_and_summed():
     }
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("[2,4]<=[8]", 4),
+        ("mesh['axis_0'=4,'axis_1'=2,'axis_2'=1] {'axis_1'}", 2),
+        ("mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}, use_global_device_ids=true", 8),
+    ],
+)
+def test_groups_are_written_in_three_ways(groups, size):
+    text = f"ENTRY %m (p: f32[8]) -> f32[8] {{\n  %r = f32[8]{{0}} all-reduce(%p), \
+replica_groups={groups}, to_apply=%add\n}}\n"
+    assert parse_collectives(text) == (Collective("all-reduce", size, 1, 32),)
+
+
 def test_loops_of_unknown_length_are_noted():
     text = TEXT.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     (permute,) = [row for row in parse_collectives(text) if row.kind == "collective-permute"]
