@@ -18,15 +18,12 @@ _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\](?:\{([\d,]*)(?::([^
 _WIDTHS = {"pred": 1.0, "bf16": 2.0}
 _COLLECTIVE = re.compile(rf"^(.+?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _OPERATION = re.compile(r"(?<=[\s)}])([a-z][\w-]*)\(([^()]*)\)")
-# They name, start or end what others do.
+# They only name what others make.
 _FREE = {
-    "async-done",
     "bitcast",
     "constant",
-    "copy-done",
     "get-tuple-element",
     "parameter",
-    "slice-done",
     "tuple",
     "while",
 }
@@ -119,7 +116,7 @@ def memory_traffic(text: str) -> float:
             _tiled(*array) for array in _ARRAY.findall(definition[: found.start()])
         ]
         operation, operands = found[1], re.findall(r"%([\w.-]+)", found[2])
-        if operation in _FREE:
+        if operation in _FREE or operation.endswith("-done"):
             continue
         reads = [array for operand in operands for array in arrays.get(operand, ())]
         if operation in ("async-start", "copy-start", "slice-start"):
