@@ -24,13 +24,6 @@ def test_devices_of_this_machine_compile_to_the_end():
     assert (row.kind, row.count, row.bytes) == ("all-reduce", 1, 4 * 32)
 
 
-class Silent:
-    """A connection over which nothing comes."""
-
-    def poll(self, timeout):
-        return False
-
-
 def test_the_compiler_is_stopped_where_buffers_are_assigned(tmp_path, monkeypatch):
     monkeypatch.setattr(aot.time, "sleep", lambda seconds: None)
     stem = "module_0003.jit_step.cl_1.after_optimizations"
@@ -40,7 +33,8 @@ def test_the_compiler_is_stopped_where_buffers_are_assigned(tmp_path, monkeypatc
     (tmp_path / f"{stem}-memory-usage-report.txt").write_text(
         "Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n"
     )
-    program = aot._wait(Silent(), str(tmp_path), full=False)
+    receiver, _sender = multiprocessing.Pipe(duplex=False)  # Nothing comes over it.
+    program = aot._wait(receiver, str(tmp_path), full=False)
     assert program.peak == 4096 and not program.complete and len(program.collectives) == 1
 
 
