@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 GIB = 2**30
-RESERVED = 258 * 2**20  # Bytes of a TPU's memory that libtpu keeps for itself.
+RESERVED = 258 * 2**20  # Bytes of a TPU's memory that libtpu keeps for itself (v5e's log).
 
 
 class TopologyError(ValueError):
@@ -51,8 +51,9 @@ class Chip:
 
 
 # Memory: '16 GB' is taken as 16 GiB; libtpu itself says so when a program is too large.
-# Links: half of the bidirectional bandwidth per chip on the same page; v3's and v4's aren't there
-# and are those of arXiv:2304.01433, table 4: 4 links of 70 GB/s, 6 of 50 GB/s.
+# Links: "all-reduce bandwidth per Pod" over the Pod's chips (v3 340 TB/s over 1024, v4 1.1 PB/s over
+# 4096, v5e 51.2 TB/s and v6e 102.4 TB/s over 256), which is half of the bidirectional bandwidth per
+# chip where that is published as well; of v5p only that is, 1200 GB/s.
 _PAGE = "https://cloud.google.com/tpu/docs/"
 TPUS = (
     Chip(
@@ -68,7 +69,7 @@ TPUS = (
         matrix_units=4,
         source=_PAGE + "v3",
     ),
-    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 3, 4, cores=2, matrix_units=8, source=_PAGE + "v4"),
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 268e9, 3, 4, cores=2, matrix_units=8, source=_PAGE + "v4"),
     Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 2, 16, matrix_units=4, source=_PAGE + "v5e"),
     Chip(
         "v5p", 459e12, 95 * GIB, 2765e9, 600e9, 3, 4, cores=2, matrix_units=8, source=_PAGE + "v5p"
