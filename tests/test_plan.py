@@ -85,6 +85,13 @@ def test_a_plan_says_memory_work_exchanges_and_speed(tiny, compiled, capsys):
         assert line in "\n".join(lines(report))
 
 
+def test_one_chip_says_nothing_of_many(tiny, compiled, capsys):
+    _, text = run(tiny, capsys, topology="v5e-1")
+    assert "weak_scaling" not in json.loads(text)
+    _, text = run(tiny, capsys, topology="v5e-4")
+    assert json.loads(text)["weak_scaling"][0]["efficiency"] == 1.0
+
+
 def test_the_largest_batch_is_found(tiny, compiled, capsys):
     _, text = run(tiny, capsys, batch="auto")
     # 15.75 GiB hold 62 quarters less one: 48 images per device, not 64.

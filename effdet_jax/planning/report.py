@@ -103,7 +103,7 @@ def make_report(job: Job, target: Target, program: Program) -> dict[str, Any]:
             "step": step,
             "images_per_second": job.batch_size / step,
         }
-    if target.topology:
+    if target.topology and target.topology.chips > 1:  # One chip's program has no exchanges in it.
         report["weak_scaling"] = _scaling(target, program, limits, per_device)
     return report | {"assumptions": list(ASSUMPTIONS)}
 
