@@ -130,7 +130,8 @@ class Planner:
 
     def largest(self, config: ConfigDict) -> dict[str, Any]:
         """The report of the largest batch that fits, or of one image per device if none does."""
-        per_data = self._target.devices
+        # Devices that share images' rows take one batch together.
+        per_data = self._target.devices // configs.flatten(config).get("mesh.spatial", 1)
 
         def compile(per_device: int) -> Program:
             return self._compile(with_changes(config, {"batch_size": per_device * per_data}))[1]
