@@ -15,7 +15,7 @@ from effdet_jax.planning.report import Job, lines, make_report
 
 GIB = 2**30
 PROGRAM = Program(
-    peak=4 * GIB, traffic=81.9e9, collectives=(Collective("all-reduce", 0, 100, 10**7),)
+    peak=4 * GIB, traffic=81.9e9, collectives=(Collective("all-reduce", 0, 100, 10**7, 10**6),)
 )
 
 

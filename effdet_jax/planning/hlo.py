@@ -38,6 +38,7 @@ class Collective:
       group: devices that exchange with each other, 0 for all.
       count: how many, those in loops as often as they run.
       bytes: of the whole arrays, not of what the algorithm sends over the links.
+      largest: bytes of the largest single one.
       looped: how many of them are in loops of an unknown number of rounds, counted once each.
     """
 
@@ -45,6 +46,7 @@ class Collective:
     group: int
     count: int
     bytes: int
+    largest: int
     looped: int = 0
 
 
@@ -60,10 +62,11 @@ def parse_collectives(text: str) -> tuple[Collective, ...]:
         group = _group_size(line)
         size = _payload(shapes, kind, bool(start)) * (group or 1 if kind == "reduce-scatter" else 1)
         times = rounds(computation)
-        total = sums.setdefault((kind, group), [0, 0, 0])
+        total = sums.setdefault((kind, group), [0, 0, 0, 0])
         total[0] += max(times, 1)
         total[1] += size * max(times, 1)
-        total[2] += times == 0
+        total[2] = max(total[2], size)
+        total[3] += times == 0
     rows = [Collective(*key, *total) for key, total in sums.items()]
     return tuple(sorted(rows, key=lambda row: -row.bytes))
 

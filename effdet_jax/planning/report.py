@@ -207,7 +207,7 @@ def _work_lines(report: Mapping[str, Any]) -> list[str]:
         loops = f" ({row['looped']} in loops, counted once)" if row["looped"] else ""
         text.append(
             f"exchange    {row['count']} × {row['kind']}{group}, "
-            f"{row['bytes'] / 1e6:.3g} MB together{loops}"
+            f"{row['bytes'] / 1e6:.3g} MB together, {row['largest'] / 1e6:.3g} MB the largest{loops}"
         )
     return text if report["collectives"] else [*text, "exchange    none"]
 

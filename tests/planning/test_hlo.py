@@ -46,13 +46,13 @@ backend_config={"known_trip_count":{"n":"3"}}
 def test_collectives_are_counted_and_summed():
     assert set(parse_collectives(TEXT)) == {
         # 32 floats; 30 floats, 7 of bfloat16, one bool.
-        Collective("all-reduce", 4, 2, 4 * 32 + 4 * 30 + 2 * 7 + 1),
+        Collective("all-reduce", 4, 2, 4 * 32 + 4 * 30 + 2 * 7 + 1, 4 * 30 + 2 * 7 + 1),
         # The gathered arrays, not the pieces; the end of it is no second one.
-        Collective("all-gather", 4, 1, 4 * 64 + 20),
+        Collective("all-gather", 4, 1, 4 * 64 + 20, 4 * 64 + 20),
         # The whole array of four pieces.
-        Collective("reduce-scatter", 4, 1, 4 * 4 * 4),
+        Collective("reduce-scatter", 4, 1, 4 * 4 * 4, 4 * 4 * 4),
         # Three rounds of the received rows.
-        Collective("collective-permute", 0, 3, 3 * 2 * 4 * 64 * 8),
+        Collective("collective-permute", 0, 3, 3 * 2 * 4 * 64 * 8, 2 * 4 * 64 * 8),
     }
 
 
@@ -68,19 +68,21 @@ def test_collectives_are_counted_and_summed():
 def test_groups_are_written_in_three_ways(groups, size):
     text = f"ENTRY %m (p: f32[8]) -> f32[8] {{\n  %r = f32[8]{{0}} all-reduce(%p), \
 replica_groups={groups}, to_apply=%add\n}}\n"
-    assert parse_collectives(text) == (Collective("all-reduce", size, 1, 32),)
+    assert parse_collectives(text) == (Collective("all-reduce", size, 1, 32, 32),)
 
 
 def test_loops_of_unknown_length_are_noted():
     text = TEXT.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     (permute,) = [row for row in parse_collectives(text) if row.kind == "collective-permute"]
-    assert permute == Collective("collective-permute", 0, 1, 2 * 4 * 64 * 8, looped=1)
+    assert permute == Collective(
+        "collective-permute", 0, 1, 2 * 4 * 64 * 8, 2 * 4 * 64 * 8, looped=1
+    )
 
 
 @pytest.mark.parametrize("shape", ["f32[8]{0}", "(f32[4]{0}, f32[2,2]{1,0})"])
 def test_without_groups_all_devices_exchange(shape):
     text = f"ENTRY %m (p: f32[8]) -> f32[8] {{\n  %r = {shape} all-reduce(%p), to_apply=%add\n}}\n"
-    assert parse_collectives(text) == (Collective("all-reduce", 0, 1, 32),)
+    assert parse_collectives(text) == (Collective("all-reduce", 0, 1, 32, 32),)
 
 
 TRAFFIC = """\

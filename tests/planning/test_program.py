@@ -60,4 +60,4 @@ def test_a_dump_says_it_before_there_is_machine_code():
     )
     program = inspect_dump(hlo, memory)
     assert program.peak == 8192 and program.traffic == 2 * 4096 and not program.complete
-    assert program.collectives == (Collective("all-reduce", 0, 1, 4096),)
+    assert program.collectives == (Collective("all-reduce", 0, 1, 4096, 4096),)

@@ -11,7 +11,7 @@ from effdet_jax.planning.roofline import (
 
 V5E = parse_topology("v5e-256")
 PROGRAM = Program(
-    peak=4 * 2**30, traffic=81.9e9, collectives=(Collective("all-reduce", 0, 2, 10**8),)
+    peak=4 * 2**30, traffic=81.9e9, collectives=(Collective("all-reduce", 0, 2, 10**8, 10**8),)
 )
 
 
@@ -37,7 +37,7 @@ def test_a_core_of_v3_has_half_a_chip():
 )
 def test_kinds_send_what_their_ring_algorithm_sends(kind, sent):
     topology = parse_topology("v5e-8")  # No side is closed: half of 200 GB/s.
-    cost = exchange([Collective(kind, 0, 1, 10**9)], topology)
+    cost = exchange([Collective(kind, 0, 1, 10**9, 10**9)], topology)
     assert cost.seconds == pytest.approx(sent * 1e9 / 100e9)
 
 
