@@ -18,6 +18,7 @@ _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\](?:\{([\d,]*)(?::([^
 _WIDTHS = {"pred": 1.0, "bf16": 2.0}
 _COLLECTIVE = re.compile(rf"^(.+?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _OPERATION = re.compile(r"(?<=[\s)}])([a-z][\w-]*)\(([^()]*)\)")
+_ON_CHIP = re.compile(r"S\([13]\)")  # VMEM of v5 and later, CMEM of v4.
 # They only name what others make.
 _FREE = {
     "bitcast",
@@ -103,7 +104,7 @@ def memory_traffic(text: str) -> float:
     """Bytes that a step's operations read from and write to a device's main memory.
 
     Operands and results of every operation, whole, as they are padded to tiles; what the compiler
-    keeps in on-chip memory (`S(1)` in a layout) is left out, and what is fused never gets there.
+    keeps in on-chip memory (`S(1)` in a layout, say) is left out, and what is fused never gets there.
     """
     rounds, bodies = _rounds(text), set(re.findall(r"\bbody=%?([\w.-]+)", text))
     entry = re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)
@@ -146,7 +147,7 @@ def _tiled(dtype: str, sides: str, order: str, layout: str) -> tuple[float, bool
         minor = (int(axis) for axis in order.split(","))
         for axis, side in zip(minor, reversed(tile[1].split(","))):
             shape[axis] = -(-shape[axis] // int(side)) * int(side)
-    return math.prod(shape) * _width(dtype), "S(1)" in layout
+    return math.prod(shape) * _width(dtype), bool(_ON_CHIP.search(layout))
 
 
 def _payload(shapes: str, kind: str, start: bool) -> int:

@@ -126,6 +126,7 @@ def test_traffic_is_what_goes_through_main_memory():
         + 2 * 4 * 8 * 128  # %out.
     )
     assert memory_traffic(TRAFFIC) == expected
+    assert memory_traffic(TRAFFIC.replace("S(1)", "S(3)")) == expected  # v4 has another memory.
 
 
 def test_cycles_are_those_of_the_program():
