@@ -12,16 +12,20 @@ from effdet_jax.checkpoint import CheckpointError
 from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.data.examples import DataError
+from effdet_jax.planning.aot import CompilerError
+from effdet_jax.planning.chips import TopologyError
 from effdet_jax.training.processes import ProcessError
 from effdet_jax.training.watch import TrainingError
 
 # Errors whose message says all that a user needs.
 USER_ERRORS = (
     CheckpointError,
+    CompilerError,
     ConfigError,
     ConversionError,
     DataError,
     ProcessError,
+    TopologyError,
     TrainingError,
 )
 

@@ -14,11 +14,11 @@ FLOORS = (
     {"data", "variants"},
     {"targets", "model"},
     {"config", "checkpoint"},
-    {"losses", "detections"},
+    {"losses", "detections", "counts"},
     {"convert"},
-    {"render", "predictor", "training", "evaluation"},
+    {"render", "predictor", "training", "evaluation", "planning"},
     {"command", "experiment"},
-    {"train", "evaluate", "predict", "summary", "benchmark", "convert.__main__"},
+    {"train", "evaluate", "predict", "summary", "benchmark", "plan", "convert.__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -66,7 +66,10 @@ def test_every_room_has_a_floor():
         # Worker processes import it, and mustn't start a device.
         ({"data", "labels"}, {"jax", "flax", "optax"}),
         ({"ops", "model", "losses", "targets", "detections", "variants"}, {"ml_collections"}),
-        ({"training", "evaluation", "render", "predictor", "convert"}, {"ml_collections"}),
+        (
+            {"training", "evaluation", "planning", "render", "predictor", "convert", "counts"},
+            {"ml_collections"},
+        ),
         (set(FLOOR_OF), {"tensorflow", "torch", "effdet", "timm", "keras"}),
     ],
 )

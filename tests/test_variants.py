@@ -3,9 +3,9 @@ import json
 
 import pytest
 
+from effdet_jax.counts import summarize
 from effdet_jax.labels import COCO
 from effdet_jax.model.efficientnet import block_specs, stem_features
-from effdet_jax.summary import summarize
 from effdet_jax.variants import ModelSpec, equations, list_models, model_spec
 from tests.conftest import shared
 

@@ -1,0 +1,63 @@
+"""What a model is made of, counted without running it: parameters, multiply-adds, anchors, shapes."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from effdet_jax.checkpoint import abstract_variables
+from effdet_jax.model.detector import Detector
+from effdet_jax.model.layers import Conv, DepthwiseConv
+from effdet_jax.targets import spec_anchors
+from effdet_jax.variants import ModelSpec
+
+PARTS = ("backbone", "pyramid", "class_head", "box_head")
+
+
+def summarize(spec: ModelSpec) -> dict[str, Any]:
+    """Counts of a model at its own image size, batch 1, as plain JSON types.
+
+    `parameters` (trainable) and `multiply_adds` have one entry per part and a `total`; `anchors`
+    one per level and a `total`; `activations` the shape of each part's output per level.
+    Multiply-adds are those of the convolutions: output values × inputs that each one sums.
+    """
+    parameters, adds, shapes = _trace(Detector(spec))
+    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(parameters[part])) for part in PARTS}
+    anchors = {f"P{level}": a[..., 0].size for level, a in spec_anchors(spec).items()}
+    return {
+        "model": spec.name,
+        "image_size": list(spec.image_size),
+        "parameters": _with_total(counts),
+        "multiply_adds": _with_total({part: adds[part] for part in PARTS}),
+        "anchors": _with_total(anchors),
+        "activations": shapes,
+    }
+
+
+def _with_total(counts: dict[str, int]) -> dict[str, int]:
+    return {**counts, "total": sum(counts.values())}
+
+
+def _trace(model: Detector) -> tuple[dict[str, Any], Counter[str], dict[str, Any]]:
+    """Abstract parameters, multiply-adds and output shapes per part, from one abstract run."""
+    adds: Counter[str] = Counter()
+    shapes: dict[str, Any] = {}
+
+    def count(call, args, kwargs, context):
+        outputs = call(*args, **kwargs)
+        module, path = context.module, context.module.path
+        if context.method_name != "__call__" or not path:
+            return outputs
+        if isinstance(module, Conv):
+            adds[path[0]] += math.prod(outputs.shape) * args[0].shape[-1] * module.kernel_size**2
+        elif isinstance(module, DepthwiseConv):
+            adds[path[0]] += math.prod(outputs.shape) * module.kernel_size**2
+        elif len(path) == 1:
+            shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in outputs.items()}
+        return outputs
+
+    with nn.intercept_methods(count):
+        variables = abstract_variables(model)
+    return variables["params"], adds, shapes

@@ -1,0 +1,77 @@
+"""Compiled figures on disk: a program of minutes is compiled once per configuration and version."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import effdet_jax
+from effdet_jax.planning.program import Program
+from effdet_jax.planning.report import Job
+
+# What makes the program; a change anywhere in them may change the figures.
+SOURCES = (
+    "experiment.py",
+    "losses.py",
+    "model",
+    "ops",
+    "planning/hlo.py",
+    "planning/program.py",
+    "targets.py",
+    "training",
+    "variants.py",
+)
+
+
+def default_folder() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "effdet_jax")
+
+
+def source_hash(sources: Iterable[str] = SOURCES) -> str:
+    """Of the package's own files that make the program."""
+    root = pathlib.Path(effdet_jax.__file__).parent
+    digest = hashlib.sha256()
+    for source in sources:
+        path = root / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+class Cache:
+    """A folder with one JSON file per program; without a folder nothing is kept."""
+
+    def __init__(self, folder: str):
+        self._folder = folder
+
+    def get(
+        self, key: dict[str, Any], make: Callable[[], tuple[Job, Program]]
+    ) -> tuple[Job, Program]:
+        """The job and program of `key`; `make` compiles it if it isn't there.
+
+        Args:
+          key: plain JSON types; all that the program depends on.
+        """
+        text = json.dumps(key, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:24] + ".json"
+        path = os.path.join(self._folder, "plan", name)
+        if self._folder and os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+            return Job.from_dict(found["job"]), Program.from_dict(found["program"])
+        job, program = make()
+        if self._folder:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = f"{path}.{os.getpid()}"
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(
+                    {"key": key, "job": dataclasses.asdict(job), "program": program.to_dict()},
+                    file,
+                    indent=1,
+                )
+            os.replace(temporary, path)
+        return job, program

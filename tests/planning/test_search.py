@@ -1,0 +1,36 @@
+import pytest
+
+from effdet_jax.planning.program import Program
+from effdet_jax.planning.search import SIZES, largest_fitting
+
+GIB = 2**30
+
+
+def compiler(state: float, per_image: float, memory: float, tried: list[int]):
+    def compile(size: int) -> Program:
+        tried.append(size)
+        peak = int(state + per_image * size)
+        return Program(peak, error="" if peak <= memory else "out of memory")
+
+    return compile
+
+
+def test_sizes_grow_by_a_third_or_a_half():
+    assert SIZES[:10] == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) and SIZES[-1] == 1024
+
+
+@pytest.mark.parametrize(
+    ("per_image", "largest"),
+    # 15 GiB beside the state: 15 images of 1 GiB, so 12; 60 of 1/4 GiB, so 48; …
+    [(GIB, 12), (GIB / 4, 48), (4 * GIB, 3), (15 * GIB, 1), (GIB / 100, 1024), (16 * GIB, 0)],
+)
+def test_the_largest_that_fits_is_found_in_few_compilations(per_image, largest):
+    tried = []
+    size, programs = largest_fitting(compiler(GIB, per_image, 16 * GIB, tried), 16 * GIB)
+    assert size == largest
+    assert len(tried) == len(set(tried)) <= 5 and set(programs) == set(tried)
+    if size:
+        assert programs[size].fits
+    if size < 1024:
+        next_larger = SIZES[SIZES.index(size) + 1] if size else 1
+        assert not programs[next_larger].fits  # It has been tried, not only computed.
