@@ -1,11 +1,19 @@
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from effdet_jax.checkpoint import Checkpoints
 from effdet_jax.training import processes
 from effdet_jax.training.processes import ProcessError, connected, roll_call
+from tests.conftest import ROOT
 
 
 def free_port():
@@ -138,3 +146,87 @@ def test_a_cluster_that_cannot_be_asked_is_said(monkeypatch, capsys):
     monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1.0;nowhere")
     assert processes._from_cluster(10) == ("", 1, 0, None)
     assert "going on alone: Could not parse coordinator IP" in capsys.readouterr().err
+
+
+PROGRAM = """
+import os, signal, sys
+import jax, jax.numpy as jnp, numpy as np
+from effdet_jax.checkpoint import Checkpoints, Metadata
+from effdet_jax.data.pipeline import eval_batches
+from effdet_jax.evaluation.loop import evaluate
+from effdet_jax.training import sharding
+from effdet_jax.training.processes import connected
+from effdet_jax.training.stop import StopSignal
+from effdet_jax.variants import model_spec
+from tests.evaluation.test_loop import Images, find_the_box, jitted
+
+address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+with connected(address, 2, index, 60):
+    print("said by process", index)
+    mesh = sharding.make_mesh(4, fsdp=2)
+    assert sharding.process_share(mesh) == (index, 2) and mesh.size == 4
+    # Each process gives its rows of a batch; the sum is of all.
+    rows = {"image": np.full((2, 2, 2, 3), index + 1, np.uint8)}
+    batch = sharding.place_batch(rows, mesh)
+    total = jax.jit(lambda image: jnp.sum(image.astype(jnp.int32)))(batch["image"])
+    assert total == 2 * 12 * (1 + 2), total
+    # Every image is evaluated once, and every process knows of all.
+    source = Images(7, broken=(5,))
+    batches = eval_batches(
+        source, image_size=(64, 64), batch_size=4, process_index=index, process_count=2
+    )
+    place = lambda batch: sharding.place_evaluation_batch(batch, mesh)
+    result = evaluate(jitted(find_the_box, mesh), np.zeros(()), source, batches, place)
+    assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in (0, 1, 2, 3, 4, 6)]
+    assert result.unreadable == ["image 5"]
+    # A checkpoint of arrays that no process has whole.
+    shapes = {"w": jax.ShapeDtypeStruct((128, 64), jnp.float32)}
+    shardings = sharding.state_sharding(shapes, mesh)
+    assert tuple(shardings["w"].spec) == ("fsdp",)
+    tree = {"w": jnp.arange(8192.0).reshape(128, 64)}
+    tree = jax.jit(lambda: tree, out_shardings=shardings)()
+    checkpoints = Checkpoints(folder)
+    metadata = Metadata(model_spec("efficientdet-d0"), source.labels, {}, step=3)
+    checkpoints.save(metadata, tree, tree)
+    checkpoints.close()
+    assert (sharding.gather(tree, mesh)["w"] == np.arange(8192.0).reshape(128, 64)).all()
+    # A signal to one process stops both after the same step.
+    with StopSignal() as stop:
+        for step in range(1, 10_000):
+            if index == 1 and step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            total = jax.jit(lambda x: x + 1)(total).block_until_ready()
+            if stop.requested(step):
+                break
+    print("stopped after", step, file=sys.stderr)
+"""
+
+
+def test_two_processes_are_one_program(tmp_path):
+    address = f"localhost:{free_port()}"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": str(ROOT),
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(index), str(tmp_path / "checkpoints")],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    (said, errors), (silent, other_errors) = outputs
+    assert "said by process 0" in said and "said by" not in silent
+    stops = [re.search(r"stopped after (\d+)", text).group(1) for text in (errors, other_errors)]
+    assert stops[0] == stops[1] and 5 <= int(stops[0]) < 9_999
+    # One process on one device reads what two with two each have written.
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {"w": jax.ShapeDtypeStruct((128, 64), np.float32, sharding=one)}
+    loaded = Checkpoints(tmp_path / "checkpoints").load(ema=abstract)["ema"]["w"]
+    np.testing.assert_array_equal(loaded, np.arange(8192.0).reshape(128, 64))
