@@ -4,8 +4,9 @@
 averages too; 'spatial' splits the rows of images and feature maps (see `ops.spatial`).
 """
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,7 +136,12 @@ def place_evaluation_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same arrays, whole on every device."""
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return _replicator(mesh)(tree)
+
+
+@functools.cache  # Else every call would compile it anew.
+def _replicator(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
