@@ -52,39 +52,27 @@ def main(
     **processes: Any,
 ) -> int:
     with connected(**processes):
-        return _evaluate(config, checkpoint, data_dir, split, nms, batch_size, output)
+        model, variables = load(checkpoint)
+        config = config or stored_config(checkpoint)
+        if data_dir:
+            config.data.dir = data_dir
+        if nms:
+            config.eval.method = nms
+        source = configs.open_source(config, split)
+        if different := model.labels.difference(source.labels):
+            raise DataError(f"the checkpoint and the data differ in their classes: {different}")
+        print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
-
-def _evaluate(
-    config: ConfigDict | None,
-    checkpoint: str,
-    data_dir: str,
-    split: str,
-    nms: str | None,
-    batch_size: int,
-    output: str,
-) -> int:
-    model, variables = load(checkpoint)
-    config = config or stored_config(checkpoint)
-    if data_dir:
-        config.data.dir = data_dir
-    if nms:
-        config.eval.method = nms
-    source = configs.open_source(config, split)
-    if different := model.labels.difference(source.labels):
-        raise DataError(f"the checkpoint and the data differ in their classes: {different}")
-    print("data       " + "\n           ".join(source.report.lines()), flush=True)
-
-    config.eval.batch_size = batch_size or 8 * jax.device_count()
-    mesh = make_mesh(jax.device_count())
-    result = evaluator_of(config, model, mesh, source)(jax.device_get(variables))
-    for image in result.unreadable:
-        print(f"warning: {image} can't be read and counts as without detections")
-    print(f"{result.metrics.num_images} images, {len(result.results)} detections")
-    print("\n".join(result.metrics.lines()))
-    if output and jax.process_index() == 0:
-        write_results(output, result.results)
-    return 0
+        config.eval.batch_size = batch_size or 8 * jax.device_count()
+        mesh = make_mesh(jax.device_count())
+        result = evaluator_of(config, model, mesh, source)(jax.device_get(variables))
+        for image in result.unreadable:
+            print(f"warning: {image} can't be read and counts as without detections")
+        print(f"{result.metrics.num_images} images, {len(result.results)} detections")
+        print("\n".join(result.metrics.lines()))
+        if output and jax.process_index() == 0:
+            write_results(output, result.results)
+        return 0
 
 
 def stored_config(checkpoint: str) -> ConfigDict:

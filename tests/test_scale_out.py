@@ -72,7 +72,7 @@ def assert_same_run(workdir, other, *, since=0):
         assert a.keys() == b.keys()
         for name in a:
             if a["step"] > since and name.startswith(("loss/", "data/num", "optim/")):
-                rtol = 0.02 if name == "optim/grad_norm" else 1e-4
+                rtol = 0.1 if name == "optim/grad_norm" else 1e-4
                 np.testing.assert_allclose(a[name], b[name], rtol, err_msg=f"{name} {a['step']}")
 
 
