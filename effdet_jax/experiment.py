@@ -20,6 +20,7 @@ from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.plan import Plan
+from effdet_jax.training.processes import wait_for_all
 from effdet_jax.training.sharding import (
     evaluation_sharding,
     make_mesh,
@@ -138,6 +139,14 @@ def evaluator_of(
         in_shardings=(replicated(mesh), evaluation_sharding(mesh)),
         out_shardings=replicated(mesh),
     )
+    compiled: list[Callable[..., Any]] = []
+
+    def detect_compiled(variables: Any, batch: Any) -> Any:
+        if not compiled:
+            compiled.append(detect.lower(variables, batch).compile())
+            wait_for_all("evaluation compiled")
+        return compiled[0](variables, batch)
+
     dataset = coco_dataset(source.ground_truth(), model.labels)
     # Filled up to whole rows of devices: padding doesn't count.
     batch_size = config.eval.batch_size or config.batch_size
@@ -152,6 +161,8 @@ def evaluator_of(
             process_count=jax.process_count(),
         )
         place = functools.partial(place_evaluation_batch, mesh=mesh)
-        return evaluate(detect, replicate(variables, mesh), source, batches, place, dataset)
+        return evaluate(
+            detect_compiled, replicate(variables, mesh), source, batches, place, dataset
+        )
 
     return run

@@ -39,7 +39,7 @@ from effdet_jax.model.detector import Detector
 from effdet_jax.render import draw_boxes, draw_results, grid
 from effdet_jax.training.metrics import MetricWriter
 from effdet_jax.training.plan import Plan
-from effdet_jax.training.processes import connected
+from effdet_jax.training.processes import connected, wait_for_all
 from effdet_jax.training.sharding import place_batch, process_share
 from effdet_jax.training.start import checkpoint_parts, resume, start
 from effdet_jax.training.state import TrainState
@@ -250,6 +250,7 @@ def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray])
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
     compiled = step.lower(state, place_batch(batch, run.mesh)).compile()
+    wait_for_all("step compiled")
     print(format_duration(time.time() - started), flush=True)
     return compiled
 

@@ -1,6 +1,7 @@
 """Several processes as one program: how they find one another, and which of them speaks."""
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -9,9 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 
 import jax
+from orbax.checkpoint import multihost
 
 _RETRY_SECONDS = 0.5
 _ANSWER_SECONDS = 30.0  # What process 0 may take to answer after the time limit.
+_COMPILE_MILLISECONDS = 3600 * 1000
+_points = itertools.count()
 
 
 class ProcessError(RuntimeError):
@@ -51,6 +55,15 @@ def connected(
             silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(silent))
         yield
+
+
+def wait_for_all(point: str):
+    """Returns once every process has come to this point of the program.
+
+    Processes compile for unequally long, and one that runs a program minutes before another would
+    take it for lost.
+    """
+    multihost.get_barrier_sync_fn()(key=f"effdet_jax {next(_points)} {point}", timeout_ms=_COMPILE_MILLISECONDS)
 
 
 def _given(

@@ -155,7 +155,7 @@ from effdet_jax.checkpoint import Checkpoints, Metadata
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.evaluation.loop import evaluate
 from effdet_jax.training import sharding
-from effdet_jax.training.processes import connected
+from effdet_jax.training.processes import connected, wait_for_all
 from effdet_jax.training.stop import StopSignal
 from effdet_jax.variants import model_spec
 from tests.evaluation.test_loop import Images, find_the_box, jitted
@@ -189,6 +189,7 @@ with connected(address, 2, index, 60):
     metadata = Metadata(model_spec("efficientdet-d0"), source.labels, {}, step=3)
     checkpoints.save(metadata, tree, tree)
     checkpoints.close()
+    wait_for_all("saved")
     assert (sharding.gather(tree, mesh)["w"] == np.arange(8192.0).reshape(128, 64)).all()
     # A signal to one process stops both after the same step.
     with StopSignal() as stop:
