@@ -98,7 +98,7 @@ def test_killed_while_saving_and_resumed_by_fewer_on_another_mesh(start_all, alo
     shutil.copytree(first, tmp_path / "second")
     for workdir, arguments, shape in (
         (first, ("--config.mesh.fsdp=1",), {"processes": 1, "devices": 1}),
-        (tmp_path / "second", ("--config.mesh.spatial=2",), {"processes": 2, "devices": 2}),
+        (tmp_path / "second", ("--config.mesh.fsdp=4",), {"processes": 2, "devices": 2}),
     ):
         (output, *_) = finish(start_all(workdir, *arguments, **shape))
         assert f"resuming   from step {saved}" in output
