@@ -63,7 +63,9 @@ def wait_for_all(point: str):
     Processes compile for unequally long, and one that runs a program minutes before another would
     take it for lost.
     """
-    multihost.get_barrier_sync_fn()(key=f"effdet_jax {next(_points)} {point}", timeout_ms=_COMPILE_MILLISECONDS)
+    multihost.get_barrier_sync_fn()(
+        key=f"effdet_jax {next(_points)} {point}", timeout_ms=_COMPILE_MILLISECONDS
+    )
 
 
 def _given(

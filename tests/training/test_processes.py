@@ -79,11 +79,11 @@ def test_a_port_in_use_is_said():
             roll_call(f"localhost:{port}", 2, 0, 5)
 
 
-def test_alone_nothing_is_set_up():
-    with connected():
-        pass
-    with connected("localhost:1", 1, 0):
-        pass
+@pytest.mark.parametrize("arguments", [(), ("localhost:1", 1, 0)])
+def test_alone_nothing_is_set_up(arguments, capsys):
+    with connected(*arguments):
+        print("heard")
+    assert not jax.distributed.is_initialized() and capsys.readouterr().out == "heard\n"
 
 
 @pytest.mark.parametrize(
