@@ -104,6 +104,7 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(rule, tree)
 
 
+@functools.cache  # Asked for before every step; thousands of devices take a while to go through.
 def process_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count): this process reads part `index` of `count` equal parts of every batch."""
     shards = mesh.devices.reshape(-1, mesh.shape[SPATIAL_AXIS])  # [batch shards, spatial]
