@@ -44,7 +44,9 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not train:
             return _normalize(x, scale, bias, mean.value, var.value, self.epsilon, self.act)
-        y, batch_mean, batch_var = normalize_by_batch(x, scale, bias, self.epsilon, self.act)
+        y, batch_mean, batch_var = normalize_by_batch(
+            x, scale, bias, mean.value, self.epsilon, self.act
+        )
         count = math.prod(x.shape[:-1])
         unbiased = batch_var * (count / max(count - 1, 1))
         mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
@@ -59,11 +61,15 @@ def _normalize(x, scale, bias, mean, var, epsilon, act):
     return activation(act)(z).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize_by_batch(
-    x: Float[Array, "*B C"], scale: Array, bias: Array, epsilon: float, act: str
+    x: Float[Array, "*B C"], scale: Array, bias: Array, near: Array, epsilon: float, act: str
 ) -> tuple[Array, Array, Array]:
     """`(y, mean, variance)` of a batch; the gradient through the two statistics' outputs is zero.
+
+    Both statistics come from one pass over `x`, and from one exchange where it is spread over
+    devices: the variance is the mean square distance from `near`, a value not far from the mean
+    (the running mean), less that of the mean itself.
 
     The backward pass is written out so that only `x` is kept: normalised values and the activation
     are computed again from it, which costs less than reading them back.
@@ -71,12 +77,13 @@ def normalize_by_batch(
     axes = tuple(range(x.ndim - 1))
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(wide, axes)
-    var = jnp.mean(jnp.square(wide - mean), axes)
+    var = jnp.mean(jnp.square(wide - near), axes) - jnp.square(mean - near)
+    var = jnp.maximum(var, 0.0)  # Equal values give a little less by rounding.
     return _normalize(x, scale, bias, mean, var, epsilon, act), mean, var
 
 
-def _normalize_forward(x, scale, bias, epsilon, act):
-    y, mean, var = normalize_by_batch(x, scale, bias, epsilon, act)
+def _normalize_forward(x, scale, bias, near, epsilon, act):
+    y, mean, var = normalize_by_batch(x, scale, bias, near, epsilon, act)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
@@ -95,7 +102,7 @@ def _normalize_backward(epsilon, act, residuals, grads):
     x_grad = (scale * inverse) * (
         grad - bias_grad / count - (wide - mean) * (scale_grad * inverse / count)
     )
-    return x_grad.astype(x.dtype), scale_grad, bias_grad
+    return x_grad.astype(x.dtype), scale_grad, bias_grad, jnp.zeros_like(mean)
 
 
 normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)

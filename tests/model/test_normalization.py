@@ -51,6 +51,21 @@ def test_running_statistics_keep_99_percent_and_take_the_unbiased_variance(rng):
     np.testing.assert_allclose(stats["var"], 0.99 + 0.01 * rows.var(0, ddof=1), rtol=1e-5)
 
 
+def test_variance_far_from_zero_is_exact_once_the_running_mean_is_near(rng):
+    x = jnp.asarray(rng.normal(1000.0, 1.0, (8, 16, 16, 6)).astype(np.float32))
+    _, module, variables = setup(rng)
+    stats = {"mean": jnp.full(6, 998.0), "var": jnp.ones(6)}
+    y, updated = module.apply(
+        {**variables, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+    )
+    exact = np.asarray(x, np.float64).reshape(-1, 6)
+    wanted = 0.99 + 0.01 * exact.var(0, ddof=1)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], wanted, rtol=5e-6)
+    scale, bias = variables["params"]["scale"], variables["params"]["bias"]
+    normal = (np.asarray(x) - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-3) * scale + bias
+    np.testing.assert_allclose(y, normal, atol=2e-3)
+
+
 def test_one_value_per_channel_has_no_unbiased_variance_but_stays_finite():
     module = BatchNorm("swish")
     x = jnp.full((1, 1, 1, 2), 7.0)
