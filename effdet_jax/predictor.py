@@ -9,6 +9,7 @@ import numpy as np
 from effdet_jax.data.transforms import fit, image_scale, place_image
 from effdet_jax.detections import Detections, make_detect
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.freeze import freeze
 
 
 class Predictor:
@@ -16,7 +17,7 @@ class Predictor:
 
     Args:
       model: the detector.
-      variables: its variables.
+      variables: its variables; a copy of them is frozen, see `model.freeze`.
       batch_size: images run together; the last batch is filled up, so one shape is compiled.
       **options: keywords of `detections.detect`, such as `score_threshold=0.3`.
     """
@@ -25,8 +26,9 @@ class Predictor:
         self, model: Detector, variables: Mapping[str, Any], *, batch_size: int = 8, **options: Any
     ):
         self.model, self.labels = model, model.labels
-        self._variables, self._batch_size = variables, batch_size
-        self._detect = jax.jit(make_detect(model, **options))
+        frozen, self._variables = freeze(model, variables)
+        self._batch_size = batch_size
+        self._detect = jax.jit(make_detect(frozen, **options))
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Detections:
         """Detections of uint8 RGB images of any size, as numpy arrays; `[i]` is that of image i.

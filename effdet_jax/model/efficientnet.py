@@ -96,19 +96,22 @@ def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention; its width is a quarter of the block's *input* channels, not the expanded."""
+    """Channel attention: what each channel of an image is to be multiplied with.
+
+    Its width is a quarter of the block's *input* channels, not of the expanded ones.
+    """
 
     squeezed: int
     act: str
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
         pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
         hidden = Conv(self.squeezed, use_bias=True, dtype=self.dtype, name="reduce")(pooled)
         hidden = activation(self.act)(hidden)
         gate = Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name="expand")(hidden)
-        return x * nn.sigmoid(gate)
+        return nn.sigmoid(gate)
 
 
 class MBConv(nn.Module):
@@ -144,10 +147,13 @@ class MBConv(nn.Module):
             spec.kernel_size, spec.stride, self.padding, dtype=self.dtype, name="depthwise_conv"
         )(y)
         y = batch_norm(self.act, name="depthwise_bn")(y, train=train)
+        gate = None
         if self.use_se:
             squeezed = max(1, spec.in_features // 4)
-            y = SqueezeExcite(squeezed, self.act, self.dtype, name="se")(y)
-        y = Conv(spec.out_features, dtype=self.dtype, name="project_conv")(y)
+            gate = SqueezeExcite(squeezed, self.act, self.dtype, name="se")(y)
+            if train:
+                y, gate = y * gate, None
+        y = Conv(spec.out_features, dtype=self.dtype, name="project_conv")(y, gate)
         y = batch_norm(name="project_bn")(y, train=train)
         if spec.stride != 1 or spec.in_features != spec.out_features:
             return y

@@ -72,11 +72,16 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], gate: Float[Array, "B 1 1 C"] | None = None
+    ) -> Float[Array, "B h w D"]:
+        """Args: gate: multiplies the input; for a 1×1 convolution, and inference (slow backwards)."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.kernel_size == 1 and self.stride == 1:
+        if gate is not None:
+            y = _gated_pointwise_conv(x, gate, kernel[0, 0])
+        elif self.kernel_size == 1 and self.stride == 1:
             y = pointwise_conv(x, kernel[0, 0])
         else:
             y = _dense_conv(x, kernel, self.stride, self.padding)
@@ -101,6 +106,11 @@ def _pointwise_forward(x, kernel):
 
 def _pointwise_backward(residuals, grad):
     x, kernel = residuals
+    return jnp.dot(grad, kernel.T), _pointwise_kernel_grad(x, grad)
+
+
+def _pointwise_kernel_grad(x: Float[Array, "B H W C"], grad: Float[Array, "B H W D"]) -> Array:
+    """[C, D]: the sum over all pixels of x · gradient."""
 
     def flattened(x, grad):
         return x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
@@ -108,30 +118,71 @@ def _pointwise_backward(residuals, grad):
     def unflattened(x, grad):
         return lax.dot_general(x, grad, (((0, 1, 2), (0, 1, 2)), ((), ())))
 
-    kernel_grad = by_platform(x, grad, cpu=flattened, split_cpu=unflattened, default=unflattened)
-    return jnp.dot(grad, kernel.T), kernel_grad
+    return by_platform(x, grad, cpu=flattened, split_cpu=unflattened, default=unflattened)
 
 
 pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 
+def _gated_pointwise_conv(x: Array, gate: Array, kernel: Array) -> Array:
+    """1×1 convolution of x · gate; on a CPU the gate joins the kernel, a pass over `x` less."""
+
+    def gate_kernel(x, gate, kernel):  # One kernel [C, D] per image.
+        return jnp.einsum("bhwc,bcd->bhwd", x, gate[:, 0, 0, :, None] * kernel)
+
+    def gate_input(x, gate, kernel):
+        return jnp.dot(x * gate, kernel)
+
+    return by_platform(x, gate, kernel, cpu=gate_kernel, split_cpu=gate_input, default=gate_input)
+
+
 def _dense_conv(x: Array, kernel: Array, stride: int, padding: str) -> Array:
-    """k×k convolution; on a CPU as one matrix product over gathered patches."""
+    """k×k convolution, by XLA everywhere; on a CPU with a kernel gradient of its own."""
     size, strides = kernel.shape[0], [stride, stride]
     edges = window_padding(x.shape[1:3], [size, size], strides, padding)
-    out = tuple(-(-side // stride) for side in x.shape[1:3])
 
-    def as_patches(x, kernel):
-        x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-        patches = jnp.concatenate(shifted_slices(x, out, [size, size], strides), axis=-1)
-        return pointwise_conv(patches, kernel.reshape(-1, kernel.shape[-1]))
+    def with_own_gradient(x, kernel):
+        return _convolve_on_cpu(x, kernel, stride, edges)
 
     def as_convolution(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, strides, edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return _convolve(x, kernel, stride, edges)
 
-    return split_rows(by_platform(x, kernel, cpu=as_patches, default=as_convolution))
+    return split_rows(by_platform(x, kernel, cpu=with_own_gradient, default=as_convolution))
+
+
+def _convolve(x: Array, kernel: Array, stride: int, edges: tuple, groups: int = 1) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        [stride, stride],
+        edges,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_on_cpu(x: Array, kernel: Array, stride: int, edges: tuple) -> Array:
+    """The same; its kernel gradient is one matrix product over gathered patches."""
+    return _convolve(x, kernel, stride, edges)
+
+
+def _convolve_forward(x, kernel, stride, edges):
+    return _convolve(x, kernel, stride, edges), (x, kernel)
+
+
+def _convolve_backward(stride, edges, residuals, grad):
+    x, kernel = residuals
+    size, strides = kernel.shape[0], [stride, stride]
+    _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel, stride, edges), x)
+    padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    views = shifted_slices(padded, grad.shape[1:3], [size, size], strides)
+    patches = jnp.concatenate(views, axis=-1)
+    kernel_grad = _pointwise_kernel_grad(patches, grad)
+    return (*input_vjp(grad), kernel_grad.reshape(kernel.shape))
+
+
+_convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
 class DepthwiseConv(nn.Module):
@@ -169,14 +220,7 @@ def depthwise_conv(
         return _sum_of_slices(x, kernel[:, :, 0], stride, edges)
 
     def as_grouped_convolution(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            edges,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+        return _convolve(x, kernel, stride, edges, groups=x.shape[-1])
 
     y = by_platform(
         x, kernel, cpu=as_slices, split_cpu=as_plain_slices, default=as_grouped_convolution
@@ -190,7 +234,9 @@ def _sum_of_slices(
     """Sum over the k×k taps of shifted `[B, H, W, C]` slices × `[C]` weights; `edges` of padding."""
     size, strides = kernel.shape[0], [stride, stride]
     out = tuple(-(-side // stride) for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    # Else the tap that lies within the padding is taken from what was padded: an activation before
+    # this would be computed for it alone, once more, and its sigmoid be kept for both.
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *edges, (0, 0))))
     views = shifted_slices(x, out, [size, size], strides)
     return sum(view * tap for view, tap in zip(views, kernel.reshape(size * size, -1)))
 

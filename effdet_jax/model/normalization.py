@@ -37,6 +37,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B C"], *, train: bool) -> Float[Array, "*B C"]:
+        if self.has_variable("params", "shift"):
+            return self._frozen(x, train=train)
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -52,6 +54,16 @@ class BatchNorm(nn.Module):
         mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
         var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
         return y
+
+    def _frozen(self, x: Array, *, train: bool) -> Array:
+        """What is left of it after `freeze`: a shift, and a gain where a kernel couldn't take it."""
+        if train:
+            raise ValueError("a frozen detector has no batch statistics and can't be trained")
+        z = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.has_variable("params", "gain"):
+            z *= self.get_variable("params", "gain")
+        z += self.get_variable("params", "shift")
+        return activation(self.act)(z).astype(x.dtype)
 
 
 def _normalize(x, scale, bias, mean, var, epsilon, act):

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.command import define_config_flag, run
+from effdet_jax.command import define_config_flag
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.shapes import Shapes
 from effdet_jax.detections import make_detect
@@ -201,7 +201,3 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         cells = ("—" if row[column] is None else str(row[column]) for column in columns)
         lines.append("".join(f"{cell:>19s}" for cell in cells))
     return [*lines, f"peak memory of the process {report['process_peak_mib']} MiB"]
-
-
-if __name__ == "__main__":
-    run(main, define_flags)

@@ -1,0 +1,88 @@
+"""The process of one contestant: JSON lines in, JSON lines out; started by `contest`.
+
+It keeps to what it is told: prepare (first line), then run for so many seconds per line, then end.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from effdet_jax.benchmark.contest import Work
+
+WARMUP_RUNS = 2
+
+
+def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], Any]:
+    """(a call that runs the work once and waits for it, what it computes, as a numpy array)."""
+    if name.startswith("ours"):
+        from effdet_jax.benchmark import ours as module
+    elif name == "ONNX Runtime":
+        from effdet_jax.benchmark import onnx_peer as module
+    else:
+        from effdet_jax.benchmark import torch_peer as module
+    return module.prepare(name, work, folder)
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    folder = pathlib.Path(job["folder"])
+    work = Work(**{**job["work"], "image_size": tuple(job["work"]["image_size"])})
+    started = time.perf_counter()
+    call, result = prepare(job["name"], work, folder)
+    call()
+    first_seconds = time.perf_counter() - started
+    path = folder / f"{job['name'].replace(' ', '-')}.npy"
+    np.save(path, result)
+    for _ in range(WARMUP_RUNS):
+        call()
+    _forget_peak()
+    _answer(result=str(path), first_seconds=first_seconds)
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "end" in message:
+            _answer(peak_mib=_peak_mib())
+            return
+        _answer(milliseconds=_turn(call, message["seconds"]))
+
+
+def _turn(call: Callable[[], Any], seconds: float) -> list[float]:
+    """Milliseconds of each run; one before them wakes the worker threads and isn't counted."""
+    call()
+    times: list[float] = []
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(times) < 2:
+        before = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - before))
+    return times
+
+
+def _forget_peak() -> None:
+    """Compilers take more memory than what they compile: the peak starts anew (Linux only)."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _peak_mib() -> float | None:
+    """Largest resident memory since `_forget_peak`; None where the system doesn't tell."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _answer(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""PyTorch's effdet as a contestant: eager, channels-last, compiled; and the inputs all share.
+
+The network's statistics are calibrated first. Uncalibrated ones let activations die out or blow up
+through a hundred layers, and times of such a network aren't those of a trained one.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import effdet
+import numpy as np
+import torch
+from effdet.data.transforms import ResizePad
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from effdet_jax.benchmark.contest import INPUTS, ONNX, WEIGHTS, Work
+
+NAMES = (
+    "PyTorch",
+    "PyTorch channels-last",
+    "PyTorch compiled",
+)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BOXES_PER_IMAGE = 8
+LEARNING_RATE, EMA_DECAY, CLIP_NORM = 1e-3, 0.9998, 10.0
+
+
+def network(work: Work) -> torch.nn.Module:
+    """effdet's model with random weights, dropping no path."""
+    torch.manual_seed(0)
+    model = effdet.create_model(
+        f"tf_efficientdet_{work.model}",
+        pretrained=False,
+        pretrained_backbone=False,
+        image_size=work.image_size,
+    )
+    for module in model.modules():
+        if type(module).__name__ == "DropPath":
+            module.drop_prob = 0.0
+    return model
+
+
+def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
+    """Weights, inputs and, where asked for, the exported network: what all contestants read."""
+    model = network(work)
+    rng = np.random.default_rng(0)
+    batch, (height, width) = work.batch_size, work.image_size
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(2, 3, height, width))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.running_var.clamp_(min=0.3 * float(norm.running_var.mean()) + 1e-6)
+    model.eval()
+    save_file(model.state_dict(), folder / WEIGHTS)
+    corners = rng.uniform(0, 0.5, (batch, BOXES_PER_IMAGE, 2)) * work.image_size
+    sides = 30 + rng.uniform(0, 0.4, (batch, BOXES_PER_IMAGE, 2)) * work.image_size
+    normal = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
+    arrays = {
+        "normal": normal,
+        "photos": _photos(rng, batch, (480, 640)),
+        "images": _photos(rng, batch, work.image_size),
+        "boxes": np.concatenate([corners, corners + sides], -1).astype(np.float32),
+        "labels": rng.integers(0, 90, (batch, BOXES_PER_IMAGE)).astype(np.int32),
+    }
+    with torch.no_grad():
+        outputs = model(torch.from_numpy(normal.transpose(0, 3, 1, 2)))
+    logits, deltas = (_by_anchor(levels, last) for levels, last in zip(outputs, (90, 4)))
+    np.savez(folder / INPUTS, logits=logits, deltas=deltas, **arrays)
+    if onnx:
+        image = torch.zeros(batch, 3, height, width)
+        torch.onnx.export(model, (image,), folder / ONNX, dynamo=True, opset_version=18)
+
+
+def _photos(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.ndarray:
+    """[count, H, W, 3] uint8: coarse random colours, enlarged."""
+    small = rng.integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
+    enlarged = [
+        Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in small
+    ]
+    return np.stack([np.asarray(image) for image in enlarged])
+
+
+def _by_anchor(levels: Any, last: int) -> np.ndarray:
+    """[B, A·last, H, W] per level → [B, N, last], ours and effdet's order of anchors."""
+    flat = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, last) for x in levels]
+    return torch.cat(flat, 1).numpy()
+
+
+def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
+    """See `runner.prepare`."""
+    model = network(work)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    channels_last = name != "PyTorch"
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    arrays = dict(np.load(folder / INPUTS))
+    prepared = {
+        "forward": _forward,
+        "detect": _detect,
+        "postprocess": _postprocess,
+        "train": _train,
+    }
+    return prepared[work.task](model, arrays, channels_last, name == "PyTorch compiled")
+
+
+def _tensor(images: np.ndarray, channels_last: bool) -> torch.Tensor:
+    """[B, H, W, 3] → [B, 3, H, W] in the memory format of the network."""
+    x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _normalized(images: np.ndarray, channels_last: bool) -> torch.Tensor:
+    mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return _tensor(images, channels_last).float().sub_(mean).div_(std)
+
+
+def _forward(model, arrays, channels_last, compiled):
+    model.eval()
+    x = _tensor(arrays["normal"], channels_last)
+    run = torch.compile(model) if compiled else model
+
+    @torch.no_grad()
+    def call():
+        return run(x)
+
+    class_levels, box_levels = call()
+    parts = [_by_anchor(class_levels, 90).ravel(), _by_anchor(box_levels, 4).ravel()]
+    return call, np.concatenate(parts)
+
+
+def _detect(model, arrays, channels_last, compiled):
+    """Resize and normalise as effdet's loaders do; then `DetBenchPredict`."""
+    bench = effdet.DetBenchPredict(model.eval())
+    if compiled:
+        bench.model = torch.compile(model)
+    resize = ResizePad(model.config.image_size)
+    photos = arrays["photos"]
+
+    @torch.no_grad()
+    def call():
+        placed = [resize(Image.fromarray(photo), {}) for photo in photos]
+        x = _normalized(np.stack([np.asarray(image) for image, _ in placed]), channels_last)
+        info = {
+            "img_scale": torch.tensor([anno["img_scale"] for _, anno in placed]),
+            "img_size": torch.tensor([photo.shape[1::-1] for photo in photos], dtype=torch.float32),
+        }
+        return bench(x, info)
+
+    return call, call()[..., 4].numpy()
+
+
+def _postprocess(model, arrays, channels_last, compiled):
+    """effdet's own selection, decoding and NMS from the levels that its network returns."""
+    from effdet.bench import _batch_detection, _post_process
+
+    bench = effdet.DetBenchPredict(model.eval())
+    levels = tuple(_levels(arrays[name], model.config) for name in ("logits", "deltas"))
+    process = torch.compile(_post_process) if compiled else _post_process
+
+    @torch.no_grad()
+    def call():
+        found = process(*levels, bench.num_levels, bench.num_classes, bench.max_detection_points)
+        scores, deltas, indices, classes = found
+        boxes = bench.anchors.boxes
+        return _batch_detection(len(scores), scores, deltas, boxes, indices, classes)
+
+    return call, call()[..., 4].numpy()
+
+
+def _levels(flat: np.ndarray, config: Any) -> list[torch.Tensor]:
+    """[B, N, D] → [B, A·D, H, W] per level."""
+    levels, start = [], 0
+    for level in range(config.min_level, config.max_level + 1):
+        height, width = (-(-side // 2**level) for side in config.image_size)
+        count = height * width * 9
+        part = flat[:, start : start + count].reshape(len(flat), height, width, -1)
+        levels.append(torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))))
+        start += count
+    return levels
+
+
+def _train(model, arrays, channels_last, compiled):
+    """Labels, forward, loss, backward, clipping, SGD and moving averages, as ours does."""
+    from timm.utils import ModelEmaV3
+
+    bench = effdet.DetBenchTrain(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
+    averages = ModelEmaV3(model, decay=EMA_DECAY)
+    boxes = torch.from_numpy(arrays["boxes"])
+    labels = torch.from_numpy(arrays["labels"]).float() + 1  # effdet's classes start at 1.
+
+    def loss_of(x, classes, deltas, num_positives):
+        return bench.loss_fn(*model(x), classes, deltas, num_positives)[0]
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
+    def call():
+        x = _normalized(arrays["images"], channels_last)
+        targets = bench.anchor_labeler.batch_label_anchors(boxes, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(x, *targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        averages.update(model)
+        return float(loss.detach())
+
+    return call, np.array([call()])
