@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.efficientnet import MBConv
 from effdet_jax.model.layers import Conv, DepthwiseConv
 from effdet_jax.targets import spec_anchors
 from effdet_jax.variants import ModelSpec
@@ -54,6 +55,9 @@ def _trace(model: Detector) -> tuple[dict[str, Any], Counter[str], dict[str, Any
             adds[path[0]] += math.prod(outputs.shape) * args[0].shape[-1] * module.kernel_size**2
         elif isinstance(module, DepthwiseConv):
             adds[path[0]] += math.prod(outputs.shape) * module.kernel_size**2
+        elif isinstance(module, MBConv):  # Its projection and its attention are no modules.
+            attention = 2 * outputs.shape[0] * module.expanded * module.squeezed
+            adds[path[0]] += math.prod(outputs.shape) * module.expanded + attention
         elif len(path) == 1:
             shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in outputs.items()}
         return outputs

@@ -35,6 +35,7 @@ from effdet_jax.experiment import (
     plan_of,
     train_step_of,
 )
+from effdet_jax.memory import give_back
 from effdet_jax.model.detector import Detector
 from effdet_jax.render import draw_boxes, draw_results, grid
 from effdet_jax.training.metrics import MetricWriter
@@ -250,6 +251,7 @@ def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray])
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
     compiled = step.lower(state, place_batch(batch, run.mesh)).compile()
+    give_back()
     wait_for_all("step compiled")
     print(format_duration(time.time() - started), flush=True)
     return compiled

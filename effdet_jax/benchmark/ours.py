@@ -11,13 +11,13 @@ import numpy as np
 from effdet_jax.benchmark.contest import INPUTS, WEIGHTS, Work
 from effdet_jax.convert.load import load
 from effdet_jax.detections import detect
-from effdet_jax.memory import keep_memory
+from effdet_jax.memory import give_back, keep_memory
 from effdet_jax.model.detector import Detector, Outputs
 from effdet_jax.model.freeze import freeze
 from effdet_jax.predictor import Predictor
 from effdet_jax.targets import spec_anchors
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from effdet_jax.training.sharding import make_mesh, place_batch
+from effdet_jax.training.sharding import make_mesh, place_batch, replicate
 from effdet_jax.training.state import state_of
 from effdet_jax.training.step import make_train_step
 
@@ -95,10 +95,12 @@ def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
         "labels": arrays["labels"],
         "valid": np.ones(len(images), bool),
     }
-    held = [jax.jit(lambda tree: state_of(tree, optimizer))(variables)]
+    held = [replicate(jax.jit(lambda tree: state_of(tree, optimizer))(variables), mesh)]
+    compiled = step.lower(held[0], place_batch(batch, mesh)).compile()
+    give_back()
 
     def call():
-        held[0], metrics = step(held[0], place_batch(batch, mesh))
+        held[0], metrics = compiled(held[0], place_batch(batch, mesh))
         return float(metrics["loss/total"])
 
     return call, np.array([call()])

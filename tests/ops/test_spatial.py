@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.model import layers
-from effdet_jax.ops import resample, spatial
+from effdet_jax.ops import convolution, resample, spatial
 from effdet_jax.training.sharding import batch_sharding, make_mesh
 from tests.conftest import QUICK, enable_x64
 
@@ -14,18 +13,21 @@ from tests.conftest import QUICK, enable_x64
 @pytest.fixture
 def accelerator_forms(monkeypatch):
     """Convolutions and poolings as a TPU or GPU gets them: XLA's own, not slices."""
-    for module in (layers, resample):
+    jax.clear_caches()  # What has been traced isn't traced again.
+    for module in (convolution, resample):
         monkeypatch.setattr(module, "by_platform", lambda *arrays, default, **_: default(*arrays))
+    yield
+    jax.clear_caches()
 
 
 def all_operations(x, kernels):
     """Sums of every operation's result, so that every gradient depends on every pixel."""
     height, width = x.shape[1:3]
     results = {
-        "dense stride 2": layers._dense_conv(x, kernels["dense"], 2, "same"),
-        "depthwise 3": layers.depthwise_conv(x, kernels["depthwise_3"], 1),
-        "depthwise 5 stride 2": layers.depthwise_conv(x, kernels["depthwise_5"], 2),
-        "pointwise": layers.pointwise_conv(x, kernels["dense"][0, 0]),
+        "dense stride 2": convolution.dense_conv(x, kernels["dense"], 2, "same"),
+        "depthwise 3": convolution.depthwise_conv(x, kernels["depthwise_3"], 1),
+        "depthwise 5 stride 2": convolution.depthwise_conv(x, kernels["depthwise_5"], 2),
+        "pointwise": convolution.pointwise_conv(x, kernels["dense"][0, 0]),
         "max-pool": resample.max_pool(x, ((height + 1) // 2, (width + 1) // 2)),
         "upsample": resample.upsample(x, (2 * height, 2 * width)),
         "upsample to odd": resample.upsample(x, (2 * height - 1, 2 * width - 1)),

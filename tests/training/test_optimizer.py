@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.training.optimizer import (
-    clip_each_by_norm,
+    clip_by_norms,
     ema_decay,
     is_kernel,
     learning_rate_schedule,
@@ -84,16 +84,22 @@ def test_weight_decay_touches_kernels_only():
 
 def test_each_gradient_is_clipped_on_its_own_then_all_together():
     grads = {"a": {"kernel": jnp.array([30.0, 40.0])}, "b": {"kernel": jnp.array([0.0, 5.0])}}
-    clip = clip_each_by_norm(10.0)
+    total = np.sqrt(10.0**2 + 5.0**2)  # After each is cut to 10; then both are, together.
+    clip = clip_by_norms(10.0)
     clipped, _ = clip.update(grads, clip.init(grads))
-    np.testing.assert_allclose(clipped["a"]["kernel"], [6.0, 8.0], rtol=1e-6)
-    np.testing.assert_allclose(clipped["b"]["kernel"], [0.0, 5.0])
+    np.testing.assert_allclose(clipped["a"]["kernel"], np.array([6, 8]) * 10 / total, rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"]["kernel"], np.array([0, 5]) * 10 / total, rtol=1e-6)
+    # Fusion weights are a scalar each: 10 and -5, then both scaled.
     weights, _ = clip.update({"fusion": {"weights": jnp.array([30.0, -5.0])}}, clip.init(grads))
-    np.testing.assert_allclose(weights["fusion"]["weights"], [10.0, -5.0])  # A scalar each.
+    expected = np.array([10, -5]) * 10 / total
+    np.testing.assert_allclose(weights["fusion"]["weights"], expected, rtol=1e-6)
+    small = {"kernel": jnp.array([0.3, -0.4])}
+    np.testing.assert_array_equal(
+        clip.update(small, clip.init(small))[0]["kernel"], small["kernel"]
+    )
     optimizer = make_optimizer(weight_decay=0.0, momentum=0.0)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
-    total = np.sqrt(10.0**2 + 5.0**2)  # then scaled to 10 together
-    np.testing.assert_allclose(updates["a"]["kernel"], np.array([6, 8]) * 10 / total, rtol=1e-6)
+    np.testing.assert_allclose(updates["a"]["kernel"], clipped["a"]["kernel"], rtol=1e-6)
 
 
 def test_momentum_adds_up_without_nesterov():
