@@ -57,7 +57,14 @@ def random_variables(model, seed: int = 0):
 
 def pytest_collection_modifyitems(items):
     """What takes longest begins first, so that no process is left alone with it at the end."""
-    long = ("test_train.py", "test_step.py", "test_goldens.py", "test_convert.py", "test_loop.py")
+    long = (
+        "test_train.py",
+        "test_step.py",
+        "test_cost.py",
+        "test_goldens.py",
+        "test_convert.py",
+        "test_loop.py",
+    )
     items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 

@@ -6,19 +6,7 @@ from flax import linen as nn
 from jax import lax
 
 from effdet_jax.model import layers
-
-NHWC = ("NHWC", "HWIO", "NHWC")
-
-
-def assert_same_gradients(ours, theirs, *arguments):
-    """Of a scalar of two functions' results, with respect to both arguments."""
-
-    def gradients(function):
-        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(*arguments)
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients(ours), gradients(theirs)
-    )
+from tests.ops.test_convolution import NHWC, assert_same_gradients
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 9)])
