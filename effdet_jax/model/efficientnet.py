@@ -190,7 +190,7 @@ class MBConv(nn.Module):
             return y
         if train and self.survival_probability < 1.0:
             y = drop_connect(y, self.survival_probability, self.make_rng("drop_connect"))
-        return x + y
+        return consume(jnp.add, x, y)
 
 
 class EfficientNet(nn.Module):
