@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ class Work:
     model: str
     batch_size: int
     image_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Work":
+        """The work whose fields came through JSON, which has no tuples."""
+        return cls(**{**fields, "image_size": tuple(fields["image_size"])})
 
     @property
     def title(self) -> str:
@@ -99,6 +104,19 @@ class Contestant:
                 return json.loads(line)
         last = "\n".join(self._log.read_text().splitlines()[-12:])
         raise ContestError(f"'{self.name}' ended with {self._process.wait()}:\n{last}")
+
+
+def by_anchor(levels: Iterable[np.ndarray], last: int) -> np.ndarray:
+    """[B, H, W, …] per level → [B, N, last], the same order of anchors for all contestants."""
+    return np.concatenate([x.reshape(len(x), -1, last) for x in levels], 1)
+
+
+def as_result(
+    class_levels: Iterable[np.ndarray], box_levels: Iterable[np.ndarray], num_classes: int = 90
+) -> np.ndarray:
+    """All of a network's outputs, [B, H, W, …] per level, as one vector to compare."""
+    parts = by_anchor(class_levels, num_classes), by_anchor(box_levels, 4)
+    return np.concatenate([part.ravel() for part in parts])
 
 
 @dataclasses.dataclass(frozen=True)

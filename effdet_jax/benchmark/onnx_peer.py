@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from effdet_jax.benchmark.contest import INPUTS, ONNX, Work
+from effdet_jax.benchmark.contest import INPUTS, ONNX, Work, as_result
 
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
@@ -24,8 +24,4 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
 
     outputs = [x.transpose(0, 2, 3, 1) for x in call()]
     levels = len(outputs) // 2
-    parts = []
-    for some, last in ((outputs[:levels], 90), (outputs[levels:], 4)):
-        flat = [x.reshape(len(x), -1, last) for x in some]
-        parts.append(np.concatenate(flat, 1).ravel())
-    return call, np.concatenate(parts)
+    return call, as_result(outputs[:levels], outputs[levels:])

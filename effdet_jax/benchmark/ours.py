@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effdet_jax.benchmark.contest import INPUTS, WEIGHTS, Work
+from effdet_jax.benchmark.contest import INPUTS, WEIGHTS, Work, as_result
 from effdet_jax.convert.load import load
 from effdet_jax.detections import detect
 from effdet_jax.memory import give_back, keep_memory
@@ -47,12 +47,8 @@ def _forward(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     def call():
         return jax.block_until_ready(run(variables, images))
 
-    outputs = call()
-    parts = []
-    for levels in (outputs.class_logits, outputs.box_deltas):
-        flat = [np.asarray(x).reshape(len(x), -1, x.shape[-1]) for x in levels.values()]
-        parts.append(np.concatenate(flat, 1).ravel())
-    return call, np.concatenate(parts)
+    outputs = jax.device_get(call())
+    return call, as_result(outputs.class_logits.values(), outputs.box_deltas.values())
 
 
 def _detect(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):

@@ -148,8 +148,7 @@ def _write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     program = (
         "import json, pathlib, sys; from effdet_jax.benchmark import torch_peer, contest;"
         "work, folder, onnx = json.loads(sys.argv[1]);"
-        "work['image_size'] = tuple(work['image_size']);"
-        "torch_peer.write_inputs(contest.Work(**work), pathlib.Path(folder), onnx=onnx)"
+        "torch_peer.write_inputs(contest.Work.of(work), pathlib.Path(folder), onnx=onnx)"
     )
     job = json.dumps([dataclasses.asdict(work), str(folder), onnx])
     command = [sys.executable, "-c", program, job]

@@ -31,7 +31,7 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     folder = pathlib.Path(job["folder"])
-    work = Work(**{**job["work"], "image_size": tuple(job["work"]["image_size"])})
+    work = Work.of(job["work"])
     started = time.perf_counter()
     call, result = prepare(job["name"], work, folder)
     call()

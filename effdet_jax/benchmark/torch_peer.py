@@ -15,13 +15,8 @@ from effdet.data.transforms import ResizePad
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from effdet_jax.benchmark.contest import INPUTS, ONNX, WEIGHTS, Work
+from effdet_jax.benchmark.contest import INPUTS, ONNX, WEIGHTS, Work, as_result, by_anchor
 
-NAMES = (
-    "PyTorch",
-    "PyTorch channels-last",
-    "PyTorch compiled",
-)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BOXES_PER_IMAGE = 8
 LEARNING_RATE, EMA_DECAY, CLIP_NORM = 1e-3, 0.9998, 10.0
@@ -70,7 +65,7 @@ def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     }
     with torch.no_grad():
         outputs = model(torch.from_numpy(normal.transpose(0, 3, 1, 2)))
-    logits, deltas = (_by_anchor(levels, last) for levels, last in zip(outputs, (90, 4)))
+    logits, deltas = (by_anchor(_rows_first(x), last) for x, last in zip(outputs, (90, 4)))
     np.savez(folder / INPUTS, logits=logits, deltas=deltas, **arrays)
     if onnx:
         image = torch.zeros(batch, 3, height, width)
@@ -86,10 +81,9 @@ def _photos(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.n
     return np.stack([np.asarray(image) for image in enlarged])
 
 
-def _by_anchor(levels: Any, last: int) -> np.ndarray:
-    """[B, A·last, H, W] per level → [B, N, last], ours and effdet's order of anchors."""
-    flat = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, last) for x in levels]
-    return torch.cat(flat, 1).numpy()
+def _rows_first(levels: Any) -> list[np.ndarray]:
+    """[B, A·D, H, W] per level → [B, H, W, A·D]."""
+    return [x.permute(0, 2, 3, 1).numpy() for x in levels]
 
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
@@ -129,9 +123,7 @@ def _forward(model, arrays, channels_last, compiled):
     def call():
         return run(x)
 
-    class_levels, box_levels = call()
-    parts = [_by_anchor(class_levels, 90).ravel(), _by_anchor(box_levels, 4).ravel()]
-    return call, np.concatenate(parts)
+    return call, as_result(*map(_rows_first, call()))
 
 
 def _detect(model, arrays, channels_last, compiled):
