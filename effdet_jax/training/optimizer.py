@@ -1,8 +1,14 @@
 """Learning rate, optimizer and EMA decay as the reference trains (google/automl, TF1 path)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import Array
+
+from effdet_jax.ops.spatial import by_platform
 
 SCHEDULES = ("cosine", "stepwise", "polynomial", "constant")
 OPTIMIZERS = ("sgd", "adamw")
@@ -91,28 +97,40 @@ def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
     """Scales each tensor down to `max_norm` if its own norm is above, then all of them together.
 
     Every fusion weight counts as a tensor of its own: the reference has a scalar variable for each.
-    All norms are one vector: hundreds of tensors, each with scalars of its own, compile for long.
     """
 
     def update(updates, params=None):
         flat, tree = jax.tree.flatten_with_path(updates)
-        sizes = [leaf.size if path[-1].key == "weights" else 1 for path, leaf in flat]
-        squares = [
-            jnp.square(leaf).reshape(-1) if size > 1 else jnp.sum(jnp.square(leaf))[None]
-            for size, (_, leaf) in zip(sizes, flat)
+        norms = [
+            jnp.abs(leaf)
+            if path[-1].key == "weights"
+            else jnp.sqrt(jnp.sum(jnp.square(leaf)))[None]
+            for path, leaf in flat
         ]
-        norms = jnp.sqrt(jnp.concatenate(squares))
-        factors = max_norm / jnp.maximum(norms, max_norm)
-        total = jnp.sqrt(jnp.sum(jnp.square(norms * factors)))
-        factors *= max_norm / jnp.maximum(total, max_norm)
-        clipped, start = [], 0
-        for size, (_, leaf) in zip(sizes, flat):
-            factor = factors[start : start + size]
-            clipped.append(leaf * (factor.reshape(leaf.shape) if size > 1 else factor[0]))
-            start += size
-        return tree.unflatten(clipped)
+        # A vector's elements have each a position of their own, and so each tensor would have code
+        # of its own on a CPU; elsewhere hundreds of scalars, one by one, take time at every step.
+        factors = by_platform(
+            *norms,
+            cpu=functools.partial(_factors, max_norm),
+            default=functools.partial(_factors_together, max_norm),
+        )
+        factors = [factor if factor.size > 1 else factor[0] for factor in factors]
+        return tree.unflatten([leaf * factor for factor, (_, leaf) in zip(factors, flat)])
 
     return optax.stateless(update)
+
+
+def _factors(max_norm: float, *norms: Array) -> list[Array]:
+    """What each of the tensors with these norms is multiplied with."""
+    total = jnp.linalg.norm(jnp.concatenate([jnp.minimum(norm, max_norm) for norm in norms]))
+    factor = max_norm / jnp.maximum(total, max_norm)
+    return [factor * max_norm / jnp.maximum(norm, max_norm) for norm in norms]
+
+
+def _factors_together(max_norm: float, *norms: Array) -> list[Array]:
+    """The same in one vector."""
+    (factors,) = _factors(max_norm, jnp.concatenate(norms))
+    return jnp.split(factors, np.cumsum([norm.size for norm in norms[:-1]]))
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:
