@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from effdet_jax.ops.resample import shifted_slices, window_padding
-from effdet_jax.ops.spatial import by_platform, split_rows
+from effdet_jax.ops.spatial import by_platform, split_rows, sum_over_batch
 
 BAND_ROWS = 16  # Of a depthwise kernel's gradient on a CPU.
 
@@ -175,9 +175,12 @@ def _depthwise_forward(x, kernel, stride, edges):
 
 def _depthwise_backward(stride, edges, residuals, grad):
     x, kernel = residuals
+    kernel_grad = functools.partial(
+        _depthwise_kernel_grad, size=kernel.shape[0], strides=[stride, stride], edges=edges
+    )
     return (
         _depthwise_input_grad(grad, kernel, x.shape[1:3], stride, edges),
-        _depthwise_kernel_grad(x, grad, kernel.shape[0], [stride, stride], edges),
+        sum_over_batch(kernel_grad, x, grad),
     )
 
 

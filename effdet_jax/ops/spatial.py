@@ -5,6 +5,7 @@ keeps the rows of its feature maps on the devices of that axis. Without one, not
 thing: layers need not know whether they are sharded.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,23 @@ def split_rows(x: Shaped[Array, "B H *rest"]) -> Shaped[Array, "B H *rest"]:
     rows = SPATIAL_AXIS if splits_rows(x.shape[1], shards) else None
     mesh = jax.sharding.get_abstract_mesh()
     return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES, rows)))
+
+
+def sum_over_batch(function: Callable[..., Array], *arrays: Shaped[Array, "B ..."]) -> Array:
+    """`function(*arrays)`, a sum over images, where each device sums its own: none is gathered.
+
+    Left to itself a function that takes images one by one has all of them on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if math.prod(dict(mesh.shape).get(axis, 1) for axis in BATCH_AXES) == 1:
+        return function(*arrays)
+    images = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(
+        lambda *arrays: lax.psum(function(*arrays), BATCH_AXES),
+        in_specs=(images,) * len(arrays),
+        out_specs=PartitionSpec(),
+        check_vma=False,  # A loop's sum starts from zeros that are the same everywhere.
+    )(*arrays)
 
 
 def by_platform(

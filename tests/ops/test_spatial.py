@@ -1,4 +1,4 @@
-"""Every operation with rows split over devices equals itself on one, in the accelerators' form."""
+"""Every operation with images, or their rows, split over devices equals itself on one."""
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +35,8 @@ def all_operations(x, kernels):
     return {name: jnp.sum(jnp.sin(result)) for name, result in results.items()}
 
 
-@pytest.mark.parametrize(("shards", "rows"), [(2, 8), (4, 24), (8, 16), (8, 64)])
-def test_values_and_gradients_are_those_of_one_device(accelerator_forms, shards, rows, rng):
-    x = rng.normal(size=(8, rows, 8, 4))
-    kernels = {
-        "dense": rng.normal(size=(3, 3, 4, 4)),
-        "depthwise_3": rng.normal(size=(3, 3, 1, 4)),
-        "depthwise_5": rng.normal(size=(5, 5, 1, 4)),
-    }
-    mesh = make_mesh(8, spatial=shards)
+def assert_same_on(mesh, x, kernels):
+    """Values and gradients of all operations on `mesh` as on one device; returns the program."""
 
     def values_and_grads(x, kernels):
         values, pull = jax.vjp(all_operations, x, kernels)
@@ -63,7 +56,28 @@ def test_values_and_gradients_are_those_of_one_device(accelerator_forms, shards,
         found,
         expected,
     )
-    assert "collective-permute" in compiled.as_text()
+    return compiled.as_text()
+
+
+def random_input(rng, rows):
+    kernels = {
+        "dense": rng.normal(size=(3, 3, 4, 4)),
+        "depthwise_3": rng.normal(size=(3, 3, 1, 4)),
+        "depthwise_5": rng.normal(size=(5, 5, 1, 4)),
+    }
+    return rng.normal(size=(8, rows, 8, 4)), kernels
+
+
+@pytest.mark.parametrize(("shards", "rows"), [(2, 8), (4, 24), (8, 16), (8, 64)])
+def test_values_and_gradients_are_those_of_one_device(accelerator_forms, shards, rows, rng):
+    program = assert_same_on(make_mesh(8, spatial=shards), *random_input(rng, rows))
+    assert "collective-permute" in program  # Neighbours exchange rows at their edges.
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_cpu_gathers_no_images_for_the_gradients_of_kernels(fsdp, rng):
+    program = assert_same_on(make_mesh(8, fsdp=fsdp), *random_input(rng, 12))
+    assert "all-reduce" in program and "all-gather" not in program
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,13 @@ def assert_split_rows_are_not_gathered(shape, spec):
         assert not splits_rows(gathered[1], shape[2]), f"rows of {gathered} are gathered"
 
 
+def assert_nothing_but_parameters_is_gathered(shape, spec):
+    """Images, and what becomes of them, stay where they are."""
+    with enable_x64(True):
+        gathered = gathered_shapes(step_on(shape, spec)[2].as_text())
+    assert gathered <= {leaf.shape for leaf in jax.tree.leaves(variables(spec)["params"])}
+
+
 def test_a_mesh_of_all_axes_gives_the_numbers_of_one_device():
     assert_trains_the_same(ALL_AXES, SPEC)
     assert_split_rows_are_not_gathered(ALL_AXES, SPEC)
@@ -170,6 +177,8 @@ def test_every_mesh_gives_the_numbers_of_one_device(shape, spec):
     assert_trains_the_same(shape, spec)
     if shape[2] > 1:
         assert_split_rows_are_not_gathered(shape, spec)
+    else:
+        assert_nothing_but_parameters_is_gathered(shape, spec)
 
 
 def test_microbatches_and_recomputing_change_no_gradient():
