@@ -181,7 +181,7 @@ def augment(
     scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
     position = (rng.random(), rng.random())
     placement = transforms.jitter((height, width), image_size, scale, position)
-    canvas, content = transforms.place_image(np.ascontiguousarray(image), placement)
+    canvas, content = transforms.place_image(image, placement)
     if augmentation.colour:
         shown = canvas[: content[0], : content[1]]
         shown[:] = transforms.jitter_colour(shown, augmentation.colour, rng)

@@ -115,14 +115,14 @@ def flip_horizontally(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray,
     """Mirrors left and right; boxes [n, 4] yxyx in pixels of the image."""
     width = image.shape[1]
     flipped = boxes[:, [0, 3, 2, 1]] * np.array([1, -1, 1, -1], boxes.dtype)
-    return image[:, ::-1], flipped + np.array([0, width, 0, width], boxes.dtype)
+    return cv2.flip(image, 1), flipped + np.array([0, width, 0, width], boxes.dtype)
 
 
 def flip_vertically(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mirrors top and bottom; boxes [n, 4] yxyx in pixels of the image."""
     height = image.shape[0]
     flipped = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype)
-    return image[::-1], flipped + np.array([height, 0, height, 0], boxes.dtype)
+    return cv2.flip(image, 0), flipped + np.array([height, 0, height, 0], boxes.dtype)
 
 
 def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

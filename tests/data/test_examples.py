@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from effdet_jax.data.examples import DataError, DataReport, decode_image, image_size, make_truth
 
@@ -63,6 +63,18 @@ def test_exif_orientation_is_applied(orientation, turned, tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(data)
     assert image_size(str(path)) == turned.shape[:2]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_what_pillow_makes_of_it(mode, orientation, rng):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = Image.fromarray(rng.integers(0, 256, (37, 50, 3)).astype(np.uint8))
+    data = encoded(noise.convert(mode), "JPEG", exif=exif)
+    pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(decode_image(data), np.asarray(pillow))
+    np.testing.assert_array_equal(decode_image(data + b"more"), np.asarray(pillow))
 
 
 def test_annotations_of_the_stored_size_keep_the_image_as_stored():
