@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag, run
+from effdet_jax.compilation import cache_folder
 from effdet_jax.counts import summarize
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
 from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
 from effdet_jax.planning import aot, chips, roofline
-from effdet_jax.planning.cache import Cache, default_folder, source_hash
+from effdet_jax.planning.cache import Cache, source_hash
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job, Target, lines, make_report
 from effdet_jax.planning.search import largest_fitting
@@ -62,7 +63,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         ),
         "remedies": flags.DEFINE_bool("remedies", True, "try what would fit if it doesn't"),
         "cache": flags.DEFINE_string(
-            "cache", default_folder(), "folder for what has been compiled, '' for none"
+            "cache", cache_folder(), "folder for what has been compiled, '' for none"
         ),
         "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
     }

@@ -1,7 +1,10 @@
 """Shared by all tests: eight fake CPU devices, and the recorded references where they exist."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before jax starts: sharding tests need several devices, and a CPU has one.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,6 +12,10 @@ os.environ["NPROC"] = "32"  # Threads of XLA's: with one per device, collectives
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get(
     "XLA_FLAGS", ""
 )
+# What the commands compile is kept for this test run alone; its workers share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="effdet_jax-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import jax
 import jax.experimental

@@ -14,6 +14,7 @@ from effdet_jax.planning.report import Job
 
 # What makes the program; a change anywhere in them may change the figures.
 SOURCES = (
+    "compilation.py",
     "experiment.py",
     "losses.py",
     "model",
@@ -24,11 +25,6 @@ SOURCES = (
     "training",
     "variants.py",
 )
-
-
-def default_folder() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "effdet_jax")
 
 
 def source_hash(sources: Iterable[str] = SOURCES) -> str:

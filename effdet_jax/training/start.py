@@ -14,6 +14,7 @@ from effdet_jax.checkpoint import (
     Metadata,
     merge_variables,
 )
+from effdet_jax.compilation import compiler_options
 from effdet_jax.convert.load import load_initial
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.sharding import gather
@@ -35,7 +36,12 @@ def start(
     variables, report = merge_variables(gather(fresh.ema, mesh), given)
     print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, fresh)
-    return jax.jit(lambda tree: state_of(tree, optimizer), out_shardings=shardings)(variables)
+    begin = jax.jit(
+        lambda tree: state_of(tree, optimizer),
+        out_shardings=shardings,
+        compiler_options=compiler_options(mesh, once=True),
+    )
+    return begin(variables)
 
 
 def resume(

@@ -9,6 +9,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from effdet_jax.checkpoint import abstract_variables
+from effdet_jax.compilation import compiler_options
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.sharding import state_sharding
 
@@ -42,7 +43,12 @@ def create_state(
         return state_of(model.init(key, images), optimizer)
 
     key = jax.random.key(seed)
-    return jax.jit(create, out_shardings=state_sharding(jax.eval_shape(create, key), mesh))(key)
+    create = jax.jit(
+        create,
+        out_shardings=state_sharding(jax.eval_shape(create, key), mesh),
+        compiler_options=compiler_options(mesh, once=True),
+    )
+    return create(key)
 
 
 def abstract_state(

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from effdet_jax.compilation import compiler_options
 from effdet_jax.losses import detection_loss
 from effdet_jax.model.detector import Detector, network_input
 from effdet_jax.targets import Targets, assign, spec_anchors
@@ -18,9 +19,6 @@ from effdet_jax.training.sharding import replicated, state_sharding
 from effdet_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-# A tenth less to compile, and no slower to run.
-CPU_OPTIONS = {"xla_llvm_disable_expensive_passes": True}
 
 
 def make_train_step(
@@ -76,8 +74,7 @@ def make_train_step(
                 jax.lax.with_sharding_constraint(metrics, replicated(mesh)),
             )
 
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(step, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu else None)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def _grads(

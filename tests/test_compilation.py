@@ -1,0 +1,61 @@
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from effdet_jax import compilation
+
+
+@pytest.fixture
+def no_folder_yet():
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+PROGRAM = """
+import jax
+from effdet_jax.compilation import keep_programs
+keep_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+print(jax.jit(lambda x: x + 1)(1.0))
+"""
+
+
+def test_a_program_is_kept_for_the_next_start(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    listings = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True)
+        kept = (tmp_path / "effdet_jax" / "programs").rglob("*-cache")
+        listings.append(sorted(path.name for path in kept))
+    assert listings[0] == listings[1] and any("lambda" in name for name in listings[0])
+
+
+def test_a_folder_that_jax_was_given_stays(no_folder_yet, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_a_home_that_cannot_be_written_is_no_error(no_folder_yet, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compilation.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_other_instructions_have_another_folder(no_folder_yet, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compilation.platform, "machine", lambda: "another")
+    compilation.keep_programs()
+    another = jax.config.jax_compilation_cache_dir
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation.keep_programs()
+    assert another != jax.config.jax_compilation_cache_dir
