@@ -1,17 +1,18 @@
 """python -m effdet_jax.benchmark --config=configs/d0.py: one model here, by itself.
 python -m effdet_jax.benchmark peers: ours beside PyTorch's effdet and ONNX Runtime.
+python -m effdet_jax.benchmark growth --config=…: against image size, batch and φ.
+python -m effdet_jax.benchmark scaling --config=…: on 1, 2, 4 … devices.
+python -m effdet_jax.benchmark input --config=…: JPEGs to training batches, by worker processes.
 """
 
+import importlib
 import sys
 
-from effdet_jax.benchmark import works
 from effdet_jax.command import run
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["peers"]:
-        from effdet_jax.benchmark import peers
+TOPICS = ("peers", "growth", "scaling", "input")
 
-        del sys.argv[1]
-        run(peers.main, peers.define_flags)
-    else:
-        run(works.main, works.define_flags)
+if __name__ == "__main__":
+    topic = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in TOPICS else "works"
+    module = importlib.import_module(f"effdet_jax.benchmark.{topic}")
+    run(module.main, module.define_flags)

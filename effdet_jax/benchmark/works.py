@@ -7,10 +7,11 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.sharding import make_mesh, place_batch
-from effdet_jax.training.state import create_state
+from effdet_jax.training.state import TrainState, create_state
 from effdet_jax.training.step import make_train_step
 
 BURST = 16
@@ -80,6 +81,9 @@ def benchmark(
         workers=config.data.workers,
         threads=config.data.threads,
     )
+    mesh = make_mesh(batch_size, devices=jax.devices()[:1])
+    optimizer = make_optimizer(config.optim.name)
+    state = None
     rows = []
     for work in works:
         if work == "input":
@@ -87,7 +91,9 @@ def benchmark(
             seconds = _time(lambda: [next(batches) for _ in range(BURST)], rounds, warmup)
             rows.append(_row(work, batch_size, [total / BURST for total in seconds]))
             continue
-        call, compiled, compile_seconds = _prepare(work, config, model, batches, batch_size)
+        state = state or create_state(model, optimizer, config.seed, mesh)
+        batch = place_batch(next(batches), mesh)
+        call, compiled, compile_seconds = _prepare(work, config, model, state, batch)
         seconds = _time(call, rounds, warmup)
         rows.append(_row(work, batch_size, seconds, compiled, compile_seconds))
     return {
@@ -107,21 +113,19 @@ def _prepare(
     work: str,
     config: ConfigDict,
     model: Detector,
-    batches: Iterator[Mapping[str, np.ndarray]],
-    batch_size: int,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
 ) -> tuple[Callable[[], Any], Any, float]:
     """(a call that runs `work` once and waits for it, the compiled program, seconds to compile)."""
-    mesh = make_mesh(batch_size, devices=jax.devices()[:1])
-    optimizer = make_optimizer(config.optim.name)
-    state = create_state(model, optimizer, config.seed, mesh)
-    batch = place_batch(next(batches), mesh)
     if work == "train":
         rate = learning_rate_schedule(
             "constant", peak=1e-4, warmup_init=0.0, warmup_steps=0, total_steps=1
         )
+        mesh = batch["image"].sharding.mesh
+        optimizer = make_optimizer(config.optim.name)
         step = make_train_step(model, optimizer, rate, mesh, loss_options=dict(config.loss))
         compiled, seconds = _compile(step, state, batch)
-        held = [state]
+        held = [jax.tree.map(jnp.copy, state)]  # The step takes its memory.
 
         def train_once():
             held[0], metrics = compiled(held[0], batch)
@@ -132,6 +136,7 @@ def _prepare(
         images = batch["image"].astype(model.dtype)
         compiled, seconds = _compile(jax.jit(model.apply), state.ema, images)
         return lambda: jax.block_until_ready(compiled(state.ema, images)), compiled, seconds
+    batch_size = len(batch["image"])
     size = np.tile(np.float32(model.spec.image_size), (batch_size, 1))
     inputs = {
         "image": batch["image"],
