@@ -297,10 +297,9 @@ def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, messag
 
 def test_create_state_places_everything_on_every_device():
     mesh = make_mesh(8)
-    shapes = jax.eval_shape(lambda: create_state(Detector(SPEC), OPTIMIZER, 0, mesh))
-    assert jax.tree.structure(shapes.ema) == jax.tree.structure(
-        {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    state = create_state(Detector(SPEC), OPTIMIZER, 0, mesh)
+    assert jax.tree.structure(state.ema) == jax.tree.structure(
+        {"params": state.params, "batch_stats": state.batch_stats}
     )
-    assert all(
-        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((shapes.params, shapes.batch_stats))
-    )
+    for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+        assert leaf.dtype == jnp.float32 and leaf.sharding.device_set == set(jax.devices())
