@@ -7,11 +7,15 @@ python -m effdet_jax.benchmark input --config=…: JPEGs to training batches, by
 import importlib
 import sys
 
+import jax
+
 from effdet_jax.command import run
 
 TOPICS = ("peers", "growth", "input")
 
 if __name__ == "__main__":
     topic = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in TOPICS else "works"
+    # What a program takes to compile is measured, too: none may come from an earlier run.
+    jax.config.update("jax_enable_compilation_cache", False)
     module = importlib.import_module(f"effdet_jax.benchmark.{topic}")
     run(module.main, module.define_flags)

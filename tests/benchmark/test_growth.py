@@ -51,7 +51,6 @@ def test_models_grow_by_their_multiply_adds(monkeypatch, capsys):
 
 
 def test_a_drawing_has_every_series(report, tmp_path):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "growth.svg"
     growth.draw(report, str(path))
     text = path.read_text()
