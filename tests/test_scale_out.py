@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.checkpoint import LAST, Checkpoints
+from tests.conftest import QUICK_FLAGS
 from tests.test_train import TINY, rows, settings, start, wait_for  # noqa: F401 (fixtures)
 from tests.training.test_processes import free_port
 
@@ -40,8 +41,7 @@ def start_all(start):  # noqa: F811
                 *arguments,
                 f"--workdir={workdir}",
                 *([address, f"--num-processes={processes}", f"--process-id={index}"]),
-                XLA_FLAGS="--xla_backend_optimization_level=0 "
-                f"--xla_force_host_platform_device_count={devices}",
+                XLA_FLAGS=f"{QUICK_FLAGS} --xla_force_host_platform_device_count={devices}",
             )
             for index in range(processes)
         ]

@@ -32,7 +32,7 @@ from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.start import checkpoint_parts
 from effdet_jax.training.state import state_of
-from tests.conftest import ROOT
+from tests.conftest import QUICK_FLAGS, ROOT
 from tests.data.test_coco import make_folder
 
 TINY = (
@@ -52,7 +52,7 @@ TINY = (
 def settings(tmp_path_factory):
     """The environment of the processes: one device, and a compilation cache they share."""
     return {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # Compiles faster, all it's for here.
+        "XLA_FLAGS": QUICK_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",

@@ -16,14 +16,15 @@ from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
 from tests.conftest import QUICK, enable_x64, random_variables
 
-# One block per stage compiles in half the time of the smallest of the family; without drop-connect,
-# whose random numbers are another test's matter.
+# One block per stage and three levels compile in a third of the time of the smallest of the family;
+# without drop-connect, whose random numbers are another test's matter.
 efficientnet.SCALING["efficientnet-tiny"] = (0.25, 0.1)
 SPEC = model_spec(
     "efficientdet-d0",
     backbone="efficientnet-tiny",
     image_size=(64, 64),
     num_classes=3,
+    max_level=5,
     pyramid_cells=1,
     head_depth=1,
     survival_probability=1.0,
