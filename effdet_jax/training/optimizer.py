@@ -101,16 +101,16 @@ def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
 
     def update(updates, params=None):
         flat, tree = jax.tree.flatten_with_path(updates)
-        norms = [
-            jnp.abs(leaf)
+        squares = [
+            jnp.square(leaf)
             if path[-1].key == "weights"
-            else jnp.sqrt(jnp.sum(jnp.square(leaf)))[None]
+            else jnp.sum(jnp.square(leaf))[None]
             for path, leaf in flat
         ]
         # A vector's elements have each a position of their own, and so each tensor would have code
         # of its own on a CPU; elsewhere hundreds of scalars, one by one, take time at every step.
         factors = by_platform(
-            *norms,
+            *squares,
             cpu=functools.partial(_factors, max_norm),
             default=functools.partial(_factors_together, max_norm),
         )
@@ -120,17 +120,17 @@ def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def _factors(max_norm: float, *norms: Array) -> list[Array]:
-    """What each of the tensors with these norms is multiplied with."""
-    total = jnp.linalg.norm(jnp.concatenate([jnp.minimum(norm, max_norm) for norm in norms]))
-    factor = max_norm / jnp.maximum(total, max_norm)
-    return [factor * max_norm / jnp.maximum(norm, max_norm) for norm in norms]
+def _factors(max_norm: float, *squares: Array) -> list[Array]:
+    """What each of the tensors with these squared norms is multiplied with."""
+    norms = jnp.minimum(jnp.sqrt(jnp.concatenate(squares)), max_norm)
+    factor = max_norm / jnp.maximum(jnp.linalg.norm(norms), max_norm)
+    return [factor * max_norm / jnp.maximum(jnp.sqrt(square), max_norm) for square in squares]
 
 
-def _factors_together(max_norm: float, *norms: Array) -> list[Array]:
+def _factors_together(max_norm: float, *squares: Array) -> list[Array]:
     """The same in one vector."""
-    (factors,) = _factors(max_norm, jnp.concatenate(norms))
-    return jnp.split(factors, np.cumsum([norm.size for norm in norms[:-1]]))
+    (factors,) = _factors(max_norm, jnp.concatenate(squares))
+    return jnp.split(factors, np.cumsum([square.size for square in squares[:-1]]))
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:
