@@ -102,9 +102,7 @@ def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
     def update(updates, params=None):
         flat, tree = jax.tree.flatten_with_path(updates)
         squares = [
-            jnp.square(leaf)
-            if path[-1].key == "weights"
-            else jnp.sum(jnp.square(leaf))[None]
+            jnp.square(leaf) if path[-1].key == "weights" else jnp.sum(jnp.square(leaf))[None]
             for path, leaf in flat
         ]
         # A vector's elements have each a position of their own, and so each tensor would have code
