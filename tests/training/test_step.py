@@ -16,8 +16,8 @@ from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
 from tests.conftest import QUICK, enable_x64, random_variables
 
-# One block per stage and three levels compile in a third of the time of the smallest of the family;
-# without drop-connect, whose random numbers are another test's matter.
+# One block per stage and three levels compile sooner than the smallest of the family; without
+# drop-connect, whose random numbers are another test's matter.
 efficientnet.SCALING["efficientnet-tiny"] = (0.25, 0.1)
 SPEC = model_spec(
     "efficientdet-d0",
