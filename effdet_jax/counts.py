@@ -20,11 +20,12 @@ PARTS = ("backbone", "pyramid", "class_head", "box_head")
 def summarize(spec: ModelSpec) -> dict[str, Any]:
     """Counts of a model at its own image size, batch 1, as plain JSON types.
 
-    `parameters` (trainable) and `multiply_adds` have one entry per part and a `total`; `anchors`
-    one per level and a `total`; `activations` the shape of each part's output per level.
-    Multiply-adds are those of the convolutions: output values × inputs that each one sums.
+    `parameters` (trainable), `multiply_adds` and `outputs` have one entry per part and a `total`;
+    `anchors` one per level and a `total`; `activations` the shape of each part's output per level.
+    Outputs are the values that the convolutions put out, multiply-adds these × inputs that each one
+    sums.
     """
-    parameters, adds, shapes = _trace(Detector(spec))
+    parameters, adds, outputs, shapes = _trace(Detector(spec))
     counts = {part: sum(leaf.size for leaf in jax.tree.leaves(parameters[part])) for part in PARTS}
     anchors = {f"P{level}": a[..., 0].size for level, a in spec_anchors(spec).items()}
     return {
@@ -32,6 +33,7 @@ def summarize(spec: ModelSpec) -> dict[str, Any]:
         "image_size": list(spec.image_size),
         "parameters": _with_total(counts),
         "multiply_adds": _with_total({part: adds[part] for part in PARTS}),
+        "outputs": _with_total({part: outputs[part] for part in PARTS}),
         "anchors": _with_total(anchors),
         "activations": shapes,
     }
@@ -41,27 +43,33 @@ def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def _trace(model: Detector) -> tuple[dict[str, Any], Counter[str], dict[str, Any]]:
-    """Abstract parameters, multiply-adds and output shapes per part, from one abstract run."""
+def _trace(
+    model: Detector,
+) -> tuple[dict[str, Any], Counter[str], Counter[str], dict[str, Any]]:
+    """Abstract parameters, multiply-adds, outputs and their shapes per part, from an abstract run."""
     adds: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
     shapes: dict[str, Any] = {}
 
     def count(call, args, kwargs, context):
-        outputs = call(*args, **kwargs)
+        result = call(*args, **kwargs)
         module, path = context.module, context.module.path
         if context.method_name != "__call__" or not path:
-            return outputs
-        if isinstance(module, Conv):
-            adds[path[0]] += math.prod(outputs.shape) * args[0].shape[-1] * module.kernel_size**2
-        elif isinstance(module, DepthwiseConv):
-            adds[path[0]] += math.prod(outputs.shape) * module.kernel_size**2
-        elif isinstance(module, MBConv):  # Its projection and its attention are no modules.
-            attention = 2 * outputs.shape[0] * module.expanded * module.squeezed
-            adds[path[0]] += math.prod(outputs.shape) * module.expanded + attention
+            return result
+        if isinstance(module, Conv | DepthwiseConv | MBConv):
+            values = math.prod(result.shape)
+            outputs[path[0]] += values
+            if isinstance(module, Conv):
+                adds[path[0]] += values * args[0].shape[-1] * module.kernel_size**2
+            elif isinstance(module, DepthwiseConv):
+                adds[path[0]] += values * module.kernel_size**2
+            else:  # Its projection and its attention are no modules.
+                attention = 2 * result.shape[0] * module.expanded * module.squeezed
+                adds[path[0]] += values * module.expanded + attention
         elif len(path) == 1:
-            shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in outputs.items()}
-        return outputs
+            shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in result.items()}
+        return result
 
     with nn.intercept_methods(count):
         variables = abstract_variables(model)
-    return variables["params"], adds, shapes
+    return variables["params"], adds, outputs, shapes

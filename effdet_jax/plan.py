@@ -36,6 +36,9 @@ from effdet_jax.training.state import TrainState, abstract_state
 
 # What a program depends on of a config; the rest may change without a new compilation.
 PROGRAM_KEYS = ("model", "batch_size", "dtype", "optim", "loss", "mesh", "remat", "microbatches")
+# Bytes that a step keeps per byte that a convolution puts out, to begin a search with: 1.3 to 2.6 for
+# the family on TPUs, less as memory gets short (D0's 128 images on v5e: 1.3).
+KEPT = 1.5
 # What makes a program smaller, from what costs least.
 REMEDIES = (
     {"remat": "blocks"},
@@ -128,14 +131,27 @@ class Planner:
         return report | {"versions": versions()}
 
     def largest(self, config: ConfigDict) -> dict[str, Any]:
-        """The report of the largest batch that fits, or of one image per device if none does."""
+        """The report of the largest batch that fits, or of one image per device if none does.
+
+        Raises:
+          ConfigError: the memory of the devices isn't known.
+        """
+        target, spatial = self._target, config.mesh.spatial
+        if not target.memory:
+            raise configs.ConfigError(
+                f"--batch=auto: how much memory a {target.name} has isn't known; give a number, or a "
+                "slice of TPUs with --topology"
+            )
         # Devices that share images' rows take one batch together.
-        per_data = self._target.devices // config.mesh.spatial
+        per_data = target.devices // spatial
+        model = _model_for(config, on_cpu=False)  # CPUs don't say what memory they have.
+        outputs = summarize(model.spec)["outputs"]["total"] * np.dtype(model.dtype).itemsize
+        first = target.memory * spatial / (KEPT * outputs)
 
         def compile(per_device: int) -> Program:
             return self._compile(with_changes(config, {"batch_size": per_device * per_data}))[1]
 
-        size, tried = largest_fitting(compile, self._target.memory)
+        size, tried = largest_fitting(compile, target.memory, first=first)
         report = self.plan(with_changes(config, {"batch_size": (size or 1) * per_data}))
         peaks = {str(n * per_data): program.peak for n, program in sorted(tried.items())}
         return report | {"tried": peaks}
@@ -190,13 +206,17 @@ def build(
 ) -> tuple[Callable[..., Any], tuple[Any, Any], Job]:
     """(the jitted train step, its abstract arguments, what is known of it beforehand)."""
     mesh = mesh_of(config, devices)
-    # Nothing is computed here: 'auto' is what the devices compute in, not this machine.
-    accelerated = config.dtype == "auto" and devices[0].platform != "cpu"
-    model = model_of(config, COCO, jnp.bfloat16 if accelerated else None)
+    model = _model_for(config, on_cpu=devices[0].platform == "cpu")
     step = train_step_of(config, model, plan_of(config, roofline.COCO_IMAGES), mesh)
     state = abstract_state(model, optimizer_of(config), mesh)
     batch = abstract_batch(config, model.spec.image_size, mesh)
     return step, (state, batch), job_of(model, state, batch)
+
+
+def _model_for(config: ConfigDict, *, on_cpu: bool) -> Detector:
+    # Nothing is computed here: 'auto' is what the devices compute in, not this machine.
+    accelerated = config.dtype == "auto" and not on_cpu
+    return model_of(config, COCO, jnp.bfloat16 if accelerated else None)
 
 
 def job_of(model: Detector, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Job:

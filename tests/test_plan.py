@@ -141,6 +141,7 @@ def test_without_libtpu_the_message_says_how_to_get_it(tiny, capsys, monkeypatch
     [
         ({"batch": "many"}, ConfigError),
         ({"batch": "0"}, ConfigError),
+        ({"batch": "auto", "topology": ""}, ConfigError),  # A CPU doesn't say what it may use.
         ({"topology": "v5e-9"}, chips.TopologyError),
     ],
 )

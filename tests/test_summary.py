@@ -19,10 +19,12 @@ def test_json_is_one_object_with_totals(d0, capsys):
     # The parameters of the reference's D0; 49104 = 9 · (64² + 32² + 16² + 8² + 4²).
     assert report["parameters"]["total"] == 3_880_067
     assert report["anchors"]["P3"] == 9 * 64**2 and report["anchors"]["total"] == 49_104
-    for what in ("parameters", "multiply_adds", "anchors"):
+    for what in ("parameters", "multiply_adds", "outputs", "anchors"):
         counts = dict(report[what])
         total = counts.pop("total")
         assert total == sum(counts.values()) > 0
+    # Three separable convolutions of 64 channels and one to 9 · 90 logits, per pyramid cell.
+    assert report["outputs"]["class_head"] == (3 * 128 + 64 + 810) * (49_104 // 9)
     assert report["activations"]["backbone"]["P5"] == [1, 16, 16, 320]
     assert report["activations"]["class_head"]["P7"] == [1, 4, 4, 9, 90]
 

@@ -10,21 +10,23 @@ SIZES = (1, *sorted([2**power for power in range(1, 11)] + [3 * 2**power for pow
 
 
 def largest_fitting(
-    compile: Callable[[int], Program], memory: float, *, first: int = 4
+    compile: Callable[[int], Program], memory: float, *, first: float = 4
 ) -> tuple[int, Mapping[int, Program]]:
     """The largest of `SIZES` whose program fits, 0 if none does, and the programs that were tried.
 
     Memory grows in proportion to the batch, nearly: the next size to try is the largest that would
-    fit by the last program's memory per image. The answer's next larger size has been refused.
+    fit by the last program's memory per image. Compilers make room where memory gets short, so if
+    that is no larger than what fits already, two sizes on is tried. The answer's next larger size
+    has been refused.
 
     Args:
       compile: images per device → program.
       memory: bytes of a device.
-      first: size to begin with.
+      first: images to begin with; the next smaller size if it is none.
     """
     tried: dict[int, Program] = {}
     fits, refused = -1, len(SIZES)
-    guess = SIZES.index(first)
+    guess = bisect.bisect_right(SIZES, first) - 1
     while refused - fits > 1:
         probe = min(max(guess, fits + 1), refused - 1)
         size = SIZES[probe]
@@ -34,4 +36,6 @@ def largest_fitting(
         else:
             refused = probe
         guess = bisect.bisect_right(SIZES, memory * size / program.peak) - 1
+        if program.fits and guess <= fits:
+            guess = fits + 2
     return (SIZES[fits] if fits >= 0 else 0), tried

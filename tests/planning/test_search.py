@@ -34,3 +34,15 @@ def test_the_largest_that_fits_is_found_in_few_compilations(per_image, largest):
     if size < 1024:
         next_larger = SIZES[SIZES.index(size) + 1] if size else 1
         assert not programs[next_larger].fits  # It has been tried, not only computed.
+
+
+def test_compilers_that_make_room_are_asked_for_more_than_proportion_says():
+    tried = []
+
+    def compile(size: int) -> Program:
+        tried.append(size)
+        peaks = {96: 15.0, 128: 16.1, 192: 27.7}  # D0 on a v5e, as its compiler had it.
+        return Program(int(peaks[size] * 1e9), error="out of memory" if size == 192 else "")
+
+    assert largest_fitting(compile, 16.9e9, first=119)[0] == 128
+    assert tried == [96, 192, 128]
