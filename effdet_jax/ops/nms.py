@@ -152,14 +152,18 @@ def top_k_pairs(
     """The k best (anchor, class) pairs of one image: `(logits, anchors, classes)`, best first.
 
     Exact in two stages: the k best pairs lie among the k anchors with the best class, a far smaller
-    search than all N·K. Equal logits come in the order of the flat index.
+    search than all N·K, and are no worse than the last of these anchors. Equal logits come in the
+    order of the flat index.
     """
     num_anchors, num_classes = logits.shape
     anchors = jnp.arange(num_anchors)
     if num_anchors > k:
-        _, anchors = lax.top_k(jnp.max(logits, axis=1), k)
+        of_anchors, anchors = lax.top_k(jnp.max(logits, axis=1), k)
         anchors = jnp.sort(anchors)
         logits = logits[anchors]
+        # What can't be among the best never enters the second search. Not `of_anchors[-1]`: of what
+        # is sliced again XLA no longer sees that it is a top-k, and sorts everything.
+        logits = jnp.where(logits < jnp.min(of_anchors), -jnp.inf, logits)
     k = min(k, logits.size)
     best, flat = lax.top_k(logits.reshape(-1), k)
     return best, anchors[flat // num_classes], flat % num_classes

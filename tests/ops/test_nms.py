@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,3 +132,17 @@ def test_top_k_pairs_breaks_ties_by_flat_index():
     best, rows, columns = top_k_pairs(jnp.zeros((6, 4)), 5)
     np.testing.assert_array_equal(rows * 4 + columns, np.arange(5))
     assert (best == 0).all()
+
+
+def test_top_k_pairs_survives_values_that_are_no_numbers():
+    logits = np.float32([[0, 1], [np.nan, 2], [4, 3], [6, 5]])
+    best, rows, columns = top_k_pairs(jnp.asarray(logits), 3)
+    assert np.isnan(best[0]) and (int(rows[0]), int(columns[0])) == (1, 0)
+    np.testing.assert_array_equal(best[1:], [6, 5])
+
+
+def test_top_k_pairs_sorts_only_what_it_found():
+    compiled = jax.jit(lambda logits: top_k_pairs(logits, 50)).lower(jnp.zeros((900, 7))).compile()
+    program = compiled.as_text()
+    assert program.count('custom_call_target="TopK"') == 2
+    assert not re.search(r"\[900\]\S* sort\(|\[6300\]\S* sort\(", program)
