@@ -32,6 +32,7 @@ SCALING = {
     "efficientnet-lite2": (1.1, 1.2),
     "efficientnet-lite3": (1.2, 1.4),
     "efficientnet-lite4": (1.4, 1.8),
+    "efficientnet-tiny": (0.25, 0.1),  # Not published: a narrow block per stage, to try things out.
 }
 
 # (blocks, kernel, stride, expansion, output channels) of B0's stages, arXiv:1905.11946 table 1.

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.model import efficientnet
 from effdet_jax.model.detector import Detector
 from effdet_jax.ops.spatial import splits_rows
 from effdet_jax.training.optimizer import make_optimizer
@@ -18,7 +17,6 @@ from tests.conftest import QUICK, enable_x64, random_variables
 
 # One block per stage and three levels compile sooner than the smallest of the family; without
 # drop-connect, whose random numbers are another test's matter.
-efficientnet.SCALING["efficientnet-tiny"] = (0.25, 0.1)
 SPEC = model_spec(
     "efficientdet-d0",
     backbone="efficientnet-tiny",
