@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
+from effdet_jax.compilation import compile_for
 from effdet_jax.data.examples import Source
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detections import make_detect
@@ -143,7 +144,7 @@ def evaluator_of(
 
     def detect_compiled(variables: Any, batch: Any) -> Any:
         if not compiled:
-            compiled.append(detect.lower(variables, batch).compile())
+            compiled.append(compile_for(detect, variables, batch))
             wait_for_all("evaluation compiled")
         return compiled[0](variables, batch)
 

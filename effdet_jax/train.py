@@ -23,6 +23,7 @@ from PIL import Image
 from effdet_jax import command
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata, abstract_variables
+from effdet_jax.compilation import compile_for
 from effdet_jax.data.examples import DataError, Source
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.evaluation.loop import Evaluation
@@ -250,7 +251,7 @@ def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray])
     step = train_step_of(run.config, run.model, run.plan, run.mesh)
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
-    compiled = step.lower(state, place_batch(batch, run.mesh)).compile()
+    compiled = compile_for(step, state, place_batch(batch, run.mesh))
     give_back()
     wait_for_all("step compiled")
     print(format_duration(time.time() - started), flush=True)

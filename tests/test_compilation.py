@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -47,6 +48,19 @@ def test_a_home_that_cannot_be_written_is_no_error(no_folder_yet, tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     compilation.keep_programs()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_compiling_leaves_no_garbage_collector_off():
+    seen = []
+
+    def function(x):
+        seen.append(gc.isenabled())
+        return x + 1
+
+    assert compilation.compile_for(jax.jit(function), 1.0)(1.0) == 2
+    with pytest.raises(TypeError):
+        compilation.compile_for(jax.jit(function), None)
+    assert seen[0] is False and gc.isenabled()
 
 
 def test_other_instructions_have_another_folder(no_folder_yet, tmp_path, monkeypatch):

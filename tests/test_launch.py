@@ -172,10 +172,15 @@ def test_scripts_are_clean_and_say_how_they_are_run():
 
 
 def test_what_runs_elsewhere_is_clean_too():
-    for word in TPU_WORDS:
-        for argv in commands("tpu_vm.sh", word, *tpu_arguments(word)):
-            if "ssh" in argv:
-                shellcheck("--shell=bash", "-", input=remote(argv))
+    scripts = [
+        remote(argv)
+        for word in TPU_WORDS
+        for argv in commands("tpu_vm.sh", word, *tpu_arguments(word))
+        if "ssh" in argv
+    ]
+    assert scripts
+    for script in scripts:
+        shellcheck("--shell=bash", "-", input=script)
     for kind in ("tpu", "gpu"):
         shellcheck("--shell=sh", "-", input=container_of(manifest(kind, *ARGUMENTS))["command"][2])
 

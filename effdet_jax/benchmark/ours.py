@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effdet_jax.benchmark.contest import INPUTS, WEIGHTS, Work, as_result
+from effdet_jax.compilation import compile_for
 from effdet_jax.convert.load import load
 from effdet_jax.detections import detect
 from effdet_jax.memory import give_back, keep_memory
@@ -92,7 +93,7 @@ def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
         "valid": np.ones(len(images), bool),
     }
     held = [replicate(jax.jit(lambda tree: state_of(tree, optimizer))(variables), mesh)]
-    compiled = step.lower(held[0], place_batch(batch, mesh)).compile()
+    compiled = compile_for(step, held[0], place_batch(batch, mesh))
     give_back()
 
     def call():

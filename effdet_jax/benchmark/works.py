@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag
+from effdet_jax.compilation import compile_for
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.shapes import Shapes
 from effdet_jax.detections import make_detect
@@ -151,7 +152,7 @@ def _prepare(
 
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     started = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    compiled = compile_for(function, *arguments)
     return compiled, time.perf_counter() - started
 
 

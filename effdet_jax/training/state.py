@@ -9,7 +9,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from effdet_jax.checkpoint import abstract_variables
-from effdet_jax.compilation import compiler_options
+from effdet_jax.compilation import compile_for, compiler_options
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.sharding import state_sharding
 
@@ -48,7 +48,7 @@ def create_state(
         out_shardings=state_sharding(jax.eval_shape(create, key), mesh),
         compiler_options=compiler_options(mesh, once=True),
     )
-    return create(key)
+    return compile_for(create, key)(key)
 
 
 def abstract_state(
