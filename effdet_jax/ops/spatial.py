@@ -68,9 +68,16 @@ def by_platform(
 ) -> Any:
     """`cpu(*arrays)` on a CPU, `default(*arrays)` elsewhere.
 
+    Chosen while tracing where there is a mesh, whose devices are known; left to jax where there is
+    none. A choice of jax's is a conditional of one branch to XLA, and on CPUs an exchange between
+    processes inside of one isn't ordered against those outside: they may meet one another's data.
+
     Args:
       split_cpu: takes the place of `cpu` where rows are split and `cpu` would gather them.
     """
     if split_cpu is not None and spatial_shards() > 1:
         cpu = split_cpu
-    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+    return (cpu if device.device_kind == "cpu" else default)(*arrays)

@@ -157,6 +157,18 @@ def assert_split_rows_are_not_gathered(shape, spec):
         assert not splits_rows(gathered[1], shape[2]), f"rows of {gathered} are gathered"
 
 
+def assert_no_exchange_is_conditional(shape, spec):
+    """XLA doesn't order those of a conditional against the others, and processes mix them up."""
+    with enable_x64(True):
+        program = step_on(shape, spec)[2].as_text()
+    branches = re.findall(r"branch_computations=\{(.*?)\}", program)
+    names = {name for group in branches for name in re.findall(r"%[\w.-]+", group)}
+    computations = [part for part in program.split("\n\n") if part.split(" ")[0] in names]
+    assert len(computations) == len(names)
+    exchange = re.compile(r" (all-reduce|all-gather|collective-permute|all-to-all)(-start)?\(")
+    assert exchange.search(program) and not any(map(exchange.search, computations))
+
+
 def assert_nothing_but_parameters_is_gathered(shape, spec):
     """Images, and what becomes of them, stay where they are."""
     with enable_x64(True):
@@ -167,6 +179,7 @@ def assert_nothing_but_parameters_is_gathered(shape, spec):
 def test_a_mesh_of_all_axes_gives_the_numbers_of_one_device():
     assert_trains_the_same(ALL_AXES, SPEC)
     assert_split_rows_are_not_gathered(ALL_AXES, SPEC)
+    assert_no_exchange_is_conditional(ALL_AXES, SPEC)
 
 
 @pytest.mark.slow
