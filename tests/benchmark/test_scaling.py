@@ -18,5 +18,6 @@ def test_eight_devices_train_what_one_does():
         (8, 16),
     ]
     assert rows[0]["efficiency"] == 1.0
-    assert all(row["difference"] < 1e-3 for row in rows)
+    differences = [row["difference"] for row in rows]
+    assert max(differences) < 1e-3, differences
     assert "efficiency" in lines(rows)[0]
