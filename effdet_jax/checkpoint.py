@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import abstract_variables
 from effdet_jax.variants import ModelSpec
 
 # Folders of a workdir. 'best' is preferred for inference, 'last' is what training resumes from.
@@ -176,13 +177,6 @@ def load_model(
     variables = checkpoints.load(ema=abstract)["ema"]
     checkpoints.close()
     return model, variables
-
-
-def abstract_variables(model: Detector) -> dict[str, Any]:
-    """Shapes of a model's variables; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
-    # A function of its own: jax would not trace one again that it has seen, and `summary` listens.
-    return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
 
 
 def abstract_arrays(tree: Any, sharding: jax.sharding.Sharding) -> Any:

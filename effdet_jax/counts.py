@@ -5,12 +5,11 @@ from collections import Counter
 from typing import Any
 
 import jax
-from flax import linen as nn
 
-from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.efficientnet import MBConv
 from effdet_jax.model.layers import Conv, DepthwiseConv
+from effdet_jax.model.variables import trace
 from effdet_jax.targets import spec_anchors
 from effdet_jax.variants import ModelSpec
 
@@ -70,6 +69,4 @@ def _trace(
             shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in result.items()}
         return result
 
-    with nn.intercept_methods(count):
-        variables = abstract_variables(model)
-    return variables["params"], adds, outputs, shapes
+    return trace(model, count)["params"], adds, outputs, shapes

@@ -22,7 +22,7 @@ from PIL import Image
 
 from effdet_jax import command
 from effdet_jax import config as configs
-from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata, abstract_variables
+from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata
 from effdet_jax.compilation import compile_for
 from effdet_jax.data.examples import DataError, Source
 from effdet_jax.data.pipeline import train_batches
@@ -38,6 +38,7 @@ from effdet_jax.experiment import (
 )
 from effdet_jax.memory import give_back
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import abstract_variables
 from effdet_jax.render import draw_boxes, draw_results, grid
 from effdet_jax.training.metrics import MetricWriter
 from effdet_jax.training.plan import Plan

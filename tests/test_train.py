@@ -1,34 +1,43 @@
 """The whole program, as a user runs it: train, stop, resume, evaluate, predict, and what goes wrong.
 
-A tiny network in processes of their own, which share a compilation cache.
+A tiny network in processes of their own, which share a compilation cache; what is refused before
+anything is compiled, in this one.
 """
 
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import nbformat
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from effdet_jax.checkpoint import (
     BEST,
     LAST,
+    CheckpointError,
     Checkpoints,
     abstract_arrays,
-    abstract_variables,
     find_checkpoint,
 )
+from effdet_jax.command import USER_ERRORS
 from effdet_jax.convert.load import load_initial
+from effdet_jax.data.examples import DataError
+from effdet_jax.evaluate import main as evaluate
 from effdet_jax.evaluation.coco import METRICS
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import abstract_variables
+from effdet_jax.train import train
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.start import checkpoint_parts
 from effdet_jax.training.state import state_of
@@ -36,7 +45,7 @@ from tests.conftest import QUICK_FLAGS, ROOT
 from tests.data.test_coco import make_folder
 
 TINY = (
-    "--config=configs/shapes.py:smoke",
+    f"--config={ROOT}/configs/shapes.py:smoke",
     "--config.model.name=efficientdet-lite0",
     "--config.model.image_size=64",
     "--config.model.backbone=efficientnet-tiny",
@@ -102,6 +111,15 @@ def trained(run, tmp_path_factory):
     status, output = run("train", *TINY, f"--workdir={workdir}")
     assert status == 0, output
     return workdir, output
+
+
+def config_of(*arguments):
+    """What a command makes of `--config=…` and its fields."""
+    values, argv = flags.FlagValues(), ["train", *arguments]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    with mock.patch.object(sys, "argv", argv):  # Where the fields are looked for.
+        values(argv)
+    return holder.value
 
 
 def rows(workdir):
@@ -181,18 +199,14 @@ def test_evaluate_writes_results_with_the_original_ids(run, trained, tmp_path):
     assert f"AP {last['eval/AP']:.3f}  AP50 {last['eval/AP50']:.3f}" in output
 
 
-def test_evaluate_on_data_of_other_classes_is_refused(run, trained, tmp_path):
-    workdir, _ = trained
+def test_evaluate_on_data_of_other_classes_is_refused(trained, tmp_path):
     make_folder(tmp_path)
-    status, output = run(
-        "evaluate",
-        f"--checkpoint={workdir}",
-        "--config=configs/finetune.py",
-        f"--config.data.dir={tmp_path}",
-        "--split=train",
-    )
-    assert status == 2
-    assert "differ in their classes: 6 classes (circle, rectangle, triangle, star, …)" in output
+    config = config_of("--config=configs/finetune.py", f"--config.data.dir={tmp_path}")
+    message = r"differ in their classes: 6 classes \(circle, rectangle, triangle, star, …\)"
+    with pytest.raises(DataError, match=message):
+        evaluate(
+            config, str(trained[0]), data_dir="", split="train", nms=None, batch_size=0, output=""
+        )
 
 
 def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp_path):
@@ -221,54 +235,48 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp
     assert sorted(path.name for path in images.iterdir()) == ["0.png", "1.png", "2.jpg"]
 
 
-def test_killed_and_resumed_is_the_same_as_never_stopped(start, run, trained, tmp_path):
-    whole, _ = trained
-    killed = start("train", *TINY, f"--workdir={tmp_path}")
-    wait_for(lambda: (tmp_path / LAST / "8").is_dir() or killed.poll() is not None)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    status, output = run("train", *TINY, f"--workdir={tmp_path}")
-    assert status == 0, output
-    assert "resuming   from step 8\n" in output or "resuming   from step 16\n" in output
-    assert rows(whole) == rows(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, everything(whole), everything(tmp_path))
-
-
-def test_sigterm_saves_and_ends_well(start, tmp_path):
-    process = start("train", *TINY, f"--workdir={tmp_path}")
-    metrics = tmp_path / "metrics.jsonl"
-    wait_for(lambda: (metrics.exists() and metrics.read_text()) or process.poll() is not None)
-    process.terminate()
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "the same command goes on from there" in output
-    done = rows(tmp_path)[-1]["step"]
-    assert f"stopped after step {done}" in output
-    assert Checkpoints(tmp_path / LAST).latest_step == done < 24
-
-
-def test_a_workdir_of_another_model_or_class_list_is_refused(run, trained, tmp_path):
+def test_a_workdir_of_another_model_or_class_list_is_refused(trained, tmp_path):
     workdir, _ = trained
-    status, output = run("train", *TINY, f"--workdir={workdir}", "--config.model.fusion=fast")
-    assert status == 2 and "holds another run" in output and "fusion is fast against sum" in output
+    eight = (*TINY, "--config.batch_size=8")
+    with pytest.raises(CheckpointError, match="holds another run.*fusion is fast against sum"):
+        train(config_of(*eight, "--config.model.fusion=fast"), str(workdir))
     make_folder(tmp_path)
-    status, output = run(
-        "train",
-        *TINY,
-        f"--workdir={workdir}",
+    data = (
         "--config.data.source=coco",
         f"--config.data.dir={tmp_path}",
         f"--config.data.val_json={tmp_path / 'train.json'}",
     )
-    assert status == 2 and "2 classes (dog, cat) against 6 (circle" in output
-    assert "--config.init=" in output
+    with pytest.raises(
+        CheckpointError, match=r"2 classes \(dog, cat\) against 6 \(circle"
+    ) as error:
+        train(config_of(*eight, *data), str(workdir))
+    assert "--config.init=" in str(error.value)
 
 
-def test_the_notebook_goes_on_with_a_run_and_predicts(settings, trained, tmp_path):
-    # A session that ended after step 16 of 24, and a new one: all code cells, in order.
-    shutil.copytree(trained[0], tmp_path / "effdet_run")
-    shutil.rmtree(tmp_path / "effdet_run" / LAST / "24")
-    shutil.rmtree(tmp_path / "effdet_run" / BEST)
+def test_killed_and_stopped_and_resumed_is_the_same_as_never_interrupted(
+    start, settings, trained, tmp_path
+):
+    whole, workdir = trained[0], tmp_path / "effdet_run"
+    killed = start("train", *TINY, f"--workdir={workdir}")
+    wait_for(lambda: (workdir / LAST / "8").is_dir() or killed.poll() is not None)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+    # The same command goes on, until it is asked to stop.
+    stopped = start("train", *TINY, f"--workdir={workdir}")
+    output = ""
+    for line in stopped.stdout:
+        if line.startswith("step ") and "\nstep " not in output:
+            stopped.terminate()
+        output += line
+    assert stopped.wait(timeout=120) == 0, output
+    assert "resuming   from step 8\n" in output or "resuming   from step 16\n" in output
+    assert "the same command goes on from there" in output
+    done = rows(workdir)[-1]["step"]
+    assert f"stopped after step {done}" in output
+    assert Checkpoints(workdir / LAST).latest_step == done < 24
+
+    # And so does the notebook: all code cells, in order.
     cells = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     code.append("assert 'jax' not in sys.modules, 'it may hold the device'")
@@ -277,7 +285,7 @@ def test_the_notebook_goes_on_with_a_run_and_predicts(settings, trained, tmp_pat
         "EFFDET_JAX_STORAGE": str(tmp_path),
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
+    notebook = subprocess.run(
         [sys.executable, "-c", "\n\n".join(code)],
         cwd=ROOT,
         env=os.environ | settings | environment,
@@ -285,11 +293,12 @@ def test_the_notebook_goes_on_with_a_run_and_predicts(settings, trained, tmp_pat
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resuming   from step 16\n" in done.stdout and "step     24  AP 0." in done.stdout
-    assert "scenes/2.png: " in done.stdout
-    assert rows(tmp_path / "effdet_run") == rows(trained[0])
-    assert len(list((tmp_path / "effdet_run" / "found").glob("*.jpg"))) == 3
+    assert notebook.returncode == 0, notebook.stdout + notebook.stderr
+    assert f"resuming   from step {done}\n" in notebook.stdout
+    assert "step     24  AP 0." in notebook.stdout and "scenes/2.png: " in notebook.stdout
+    assert len(list((workdir / "found").glob("*.jpg"))) == 3
+    assert rows(whole) == rows(workdir)
+    jax.tree.map(np.testing.assert_array_equal, everything(whole), everything(workdir))
 
 
 @pytest.mark.slow  # It compiles another step; `training/test_start.py` has the report.
@@ -354,21 +363,19 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_
         (("--config.data.source=coco", "--config.data.dir=nowhere"), "'nowhere' doesn't exist"),
         (("--config.init=nowhere",), "no such file or folder"),
         (("--config.init=README.md",), "'README.md' isn't of a kind that is read here"),
+        (
+            ("--config.batch_size=4",),
+            "batch_size 4 doesn't divide by the 8 devices; use 8: --config.batch_size=8",
+        ),
     ],
 )
-def test_what_cannot_be_is_said(run, tmp_path, arguments, message):
-    status, output = run("train", *TINY, f"--workdir={tmp_path}", *arguments)
-    assert status == 2 and message in output and "Traceback" not in output
-
-
-def test_a_batch_that_does_not_divide_by_the_devices(run, tmp_path):
-    eight = "--xla_force_host_platform_device_count=8"
-    status, output = run("train", *TINY, f"--workdir={tmp_path}", XLA_FLAGS=eight)
-    assert status == 2
-    assert "batch_size 4 doesn't divide by the 8 devices; use 8: --config.batch_size=8" in output
+def test_what_cannot_be_is_said(tmp_path, arguments, message):
+    with pytest.raises(USER_ERRORS, match=re.escape(message)):
+        train(config_of(*TINY, "--config.batch_size=8", *arguments), str(tmp_path))
 
 
 def test_a_workdir_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
     status, output = run("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
     assert status == 2 and "can't write into --workdir=" in output and "another folder" in output
+    assert "Traceback" not in output

@@ -24,6 +24,7 @@ from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.shapes import Shapes
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
 from effdet_jax.labels import COCO
+from effdet_jax.model.variables import initial_variables
 from effdet_jax.training.sharding import place_batch
 from effdet_jax.training.state import create_state
 
@@ -86,7 +87,7 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
     mesh = mesh_of(config, jax.devices()[:devices])
     model = model_of(config, COCO)
     step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
-    state = create_state(model, optimizer_of(config), config.seed, mesh)
+    state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
     compiled = compile_for(step, state, place_batch(batches[0], mesh))
     seconds, history = [], []
     for batch in batches:

@@ -24,6 +24,7 @@ from effdet_jax.data.shapes import Shapes
 from effdet_jax.detections import make_detect
 from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import initial_variables
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.sharding import make_mesh, place_batch
 from effdet_jax.training.state import TrainState, create_state
@@ -92,7 +93,7 @@ def benchmark(
             seconds = _time(lambda: [next(batches) for _ in range(BURST)], rounds, warmup)
             rows.append(_row(work, batch_size, [total / BURST for total in seconds]))
             continue
-        state = state or create_state(model, optimizer, config.seed, mesh)
+        state = state or create_state(initial_variables(model, config.seed), optimizer, mesh)
         batch = place_batch(next(batches), mesh)
         call, compiled, compile_seconds = _prepare(work, config, model, state, batch)
         seconds = _time(call, rounds, warmup)

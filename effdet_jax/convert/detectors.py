@@ -4,9 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from effdet_jax.convert import pytorch, tensorflow
 from effdet_jax.convert.files import BACKBONES, Weights
 from effdet_jax.convert.rules import (
@@ -17,9 +14,9 @@ from effdet_jax.convert.rules import (
     to_ours,
     unflatten,
 )
+from effdet_jax.model.detector import Detector
 from effdet_jax.model.efficientnet import block_specs, stem_features
-from effdet_jax.model.heads import CLASS_BIAS
-from effdet_jax.model.layers import truncated_lecun_normal
+from effdet_jax.model.variables import initial_variables
 from effdet_jax.variants import MODELS, PYTORCH, ModelSpec, model_spec
 
 RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
@@ -155,12 +152,6 @@ def fresh_class_head(
     variables: dict[str, Any], spec: ModelSpec, *, seed: int = 0
 ) -> dict[str, Any]:
     """The variables with a newly initialised class prediction of `spec.num_classes`."""
-    keys = iter(jax.random.split(jax.random.key(seed)))
-    width, outputs = spec.pyramid_width, spec.anchors_per_cell * spec.num_classes
-    shapes = {"depthwise": (3, 3, 1, width), "pointwise": (1, 1, width, outputs)}
-    flat = flatten(variables)
-    for name, shape in shapes.items():
-        kernel = truncated_lecun_normal(next(keys), shape)
-        flat[f"params/{_HEAD}{name}/kernel"] = np.asarray(kernel)
-    flat[f"params/{_HEAD}pointwise/bias"] = np.full(outputs, CLASS_BIAS, np.float32)
-    return unflatten(flat)
+    fresh = flatten(initial_variables(Detector(spec), seed))
+    head = {path: array for path, array in fresh.items() if path.startswith(f"params/{_HEAD}")}
+    return unflatten(flatten(variables) | head)

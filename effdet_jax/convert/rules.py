@@ -1,8 +1,6 @@
 """Name and layout rules between two checkpoints, and their strict application both ways."""
 
 import dataclasses
-import functools
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +8,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from effdet_jax.checkpoint import abstract_variables
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import abstract_variables
 from effdet_jax.variants import ModelSpec
 
 SHOWN = 20  # Lines of an error that lists tensors.
@@ -51,15 +49,9 @@ class Rule:
         return [np.array(array, order="C")]
 
 
-def abstract_shapes(spec: ModelSpec) -> Mapping[str, jax.ShapeDtypeStruct]:
+def abstract_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of all variables of a model by path 'params/…' and 'batch_stats/…'."""
-    # The image's size isn't in any of them: a small one, so that one trace serves all.
-    return _abstract_shapes(dataclasses.replace(spec, image_size=(2**spec.max_level,) * 2))
-
-
-@functools.lru_cache(maxsize=4)
-def _abstract_shapes(spec: ModelSpec) -> Mapping[str, jax.ShapeDtypeStruct]:
-    return types.MappingProxyType(flatten(abstract_variables(Detector(spec))))
+    return flatten(abstract_variables(Detector(spec)))
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:

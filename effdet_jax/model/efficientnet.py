@@ -107,8 +107,12 @@ class SqueezeExciteWeights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        reduce = PointwiseWeights(self.channels, self.squeezed, True, self.dtype, name="reduce")
-        expand = PointwiseWeights(self.squeezed, self.channels, True, self.dtype, name="expand")
+        reduce = PointwiseWeights(
+            self.channels, self.squeezed, True, dtype=self.dtype, name="reduce"
+        )
+        expand = PointwiseWeights(
+            self.squeezed, self.channels, True, dtype=self.dtype, name="expand"
+        )
         return reduce(), expand()
 
 

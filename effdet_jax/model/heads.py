@@ -57,7 +57,7 @@ class Head(nn.Module):
         predict = SeparableConv(
             self.anchors * self.outputs,
             kernel_init=truncated_lecun_normal,
-            bias_init=nn.initializers.constant(self.bias),
+            initial_bias=self.bias,
             dtype=self.dtype,
             name="predict",
         )

@@ -3,6 +3,7 @@
 Parameters are float32; `dtype` is what a layer computes in.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -17,29 +19,60 @@ from jaxtyping import Array, Float
 from effdet_jax.model.normalization import Normalized, consume
 from effdet_jax.ops.convolution import dense_conv, depthwise_conv, pointwise_conv
 
-# Initialisers as TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and
-# fan_out k·k, where Flax would count k·k for both (reference: keras VarianceScaling).
+
+def _truncated(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    values = rng.standard_normal(shape, np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(outside.sum(), np.float32)
+    return values
 
 
-def conv_kernel_init(key, shape, dtype=jnp.float32):
-    """Backbone convolutions: normal, variance 2 / (k·k·out); out is 1 for a depthwise kernel."""
-    height, width, inputs, outputs = shape
-    fan_out = height * width * (1 if inputs == 1 else outputs)
-    return math.sqrt(2.0 / fan_out) * jax.random.normal(key, shape, dtype)
+# Distributions of mean 0 and variance 1, by jax and by numpy.
+_TRUNCATED = 0.87962566103423978  # Standard deviation of a normal distribution cut at ±2.
+_UNIT = {
+    "normal": (
+        jax.random.normal,
+        lambda rng, shape: rng.standard_normal(shape, np.float32),
+    ),
+    "uniform": (
+        lambda key, shape, dtype: jax.random.uniform(
+            key, shape, dtype, -math.sqrt(3), math.sqrt(3)
+        ),
+        lambda rng, shape: rng.uniform(-math.sqrt(3), math.sqrt(3), shape),
+    ),
+    "truncated_normal": (
+        lambda key, shape, dtype: (
+            jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED
+        ),
+        lambda rng, shape: _truncated(rng, shape) / _TRUNCATED,
+    ),
+}
 
 
-def glorot_uniform(key, shape, dtype=jnp.float32):
-    """Pyramid convolutions: uniform, variance 2 / (fan_in + fan_out)."""
-    fan_in, fan_out = _fans(shape)
-    limit = math.sqrt(6.0 / (fan_in + fan_out))
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+@dataclasses.dataclass(frozen=True)
+class KernelInit:
+    """Initialiser of kernels `[k, k, in, out]`: by jax where Flax calls it, by numpy in `draw`.
+
+    Attributes:
+      distribution: 'normal', 'uniform' or 'truncated_normal', which is cut at two deviations.
+      deviation: standard deviation (of a cut one after the cut) from the kernel's shape.
+    """
+
+    distribution: str
+    deviation: Callable[[tuple[int, ...]], float]
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        by_jax, _ = _UNIT[self.distribution]
+        return self.deviation(shape) * by_jax(key, shape, dtype)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """The same distribution, other values; float32."""
+        _, by_numpy = _UNIT[self.distribution]
+        return (self.deviation(shape) * by_numpy(rng, shape)).astype(np.float32)
 
 
-def truncated_lecun_normal(key, shape, dtype=jnp.float32):
-    """Head convolutions: normal cut at two deviations, variance 1 / fan_in after the cut."""
-    fan_in, _ = _fans(shape)
-    deviation = math.sqrt(1.0 / fan_in) / 0.87962566103423978  # std of a normal cut at ±2
-    return deviation * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+# As TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and fan_out k·k,
+# where Flax would count k·k for both (reference: keras VarianceScaling).
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -47,6 +80,14 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     if inputs == 1:  # Depthwise, [k, k, 1, C].
         return height * width * outputs, height * width
     return height * width * inputs, height * width * outputs
+
+
+# Backbone: variance 2 / fan_out. Pyramid: 2 / (fan_in + fan_out). Heads: 1 / fan_in.
+conv_kernel_init = KernelInit("normal", lambda shape: math.sqrt(2 / _fans(shape)[1]))
+glorot_uniform = KernelInit("uniform", lambda shape: math.sqrt(2 / sum(_fans(shape))))
+truncated_lecun_normal = KernelInit(
+    "truncated_normal", lambda shape: math.sqrt(1 / _fans(shape)[0])
+)
 
 
 class Conv(nn.Module):
@@ -67,8 +108,8 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     padding: str = "same"
-    kernel_init: nn.initializers.Initializer = conv_kernel_init
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    kernel_init: KernelInit = conv_kernel_init
+    initial_bias: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -81,7 +122,8 @@ class Conv(nn.Module):
         else:
             y = dense_conv(x, kernel, self.stride, self.padding)
         if self.use_bias:
-            y += self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(y.dtype)
+            init = nn.initializers.constant(self.initial_bias)
+            y += self.param("bias", init, (self.features,), jnp.float32).astype(y.dtype)
         return y
 
 
@@ -91,13 +133,14 @@ class PointwiseWeights(nn.Module):
     inputs: int
     features: int
     use_bias: bool = False
+    kernel_init: KernelInit = conv_kernel_init
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array | None]:
         """(kernel [C, D], bias [D] or None)."""
         shape = (1, 1, self.inputs, self.features)
-        kernel = self.param("kernel", conv_kernel_init, shape, jnp.float32)[0, 0]
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)[0, 0]
         if not self.use_bias:
             return kernel.astype(self.dtype), None
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -110,7 +153,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     stride: int = 1
     padding: str = "same"
-    kernel_init: nn.initializers.Initializer = conv_kernel_init
+    kernel_init: KernelInit = conv_kernel_init
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -131,8 +174,8 @@ class SeparableConv(nn.Module):
 
     features: int
     use_bias: bool = True
-    kernel_init: nn.initializers.Initializer = glorot_uniform
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    kernel_init: KernelInit = glorot_uniform
+    initial_bias: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -142,7 +185,7 @@ class SeparableConv(nn.Module):
             self.features,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
+            initial_bias=self.initial_bias,
             dtype=self.dtype,
             name="pointwise",
         )(x)

@@ -143,8 +143,3 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 @functools.cache  # Else every call would compile it anew.
 def _replicator(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
-
-
-def gather(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays as numpy, in every process."""
-    return jax.device_get(replicate(tree, mesh))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -14,11 +13,10 @@ from effdet_jax.checkpoint import (
     Metadata,
     merge_variables,
 )
-from effdet_jax.compilation import compiler_options
 from effdet_jax.convert.load import load_initial
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.sharding import gather
-from effdet_jax.training.state import TrainState, abstract_state, create_state, state_of
+from effdet_jax.model.variables import initial_variables
+from effdet_jax.training.state import TrainState, abstract_state, create_state
 
 
 def start(
@@ -29,19 +27,12 @@ def start(
     Raises:
       CheckpointError, ConversionError: `init` can't be used.
     """
-    if not init:
-        return create_state(model, optimizer, seed, mesh)
-    given = load_initial(init, model)
-    fresh = create_state(model, optimizer, seed, mesh)
-    variables, report = merge_variables(gather(fresh.ema, mesh), given)
-    print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, fresh)
-    begin = jax.jit(
-        lambda tree: state_of(tree, optimizer),
-        out_shardings=shardings,
-        compiler_options=compiler_options(mesh, once=True),
-    )
-    return begin(variables)
+    given = load_initial(init, model) if init else None
+    variables = initial_variables(model, seed)
+    if given is not None:
+        variables, report = merge_variables(variables, given)
+        print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
+    return create_state(variables, optimizer, mesh)
 
 
 def resume(

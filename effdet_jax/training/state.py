@@ -8,9 +8,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from effdet_jax.checkpoint import abstract_variables
-from effdet_jax.compilation import compile_for, compiler_options
+from effdet_jax.compilation import compiler_options
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import abstract_variables
 from effdet_jax.training.sharding import state_sharding
 
 
@@ -33,22 +33,15 @@ class TrainState:
     ema: dict[str, Any]
 
 
-def create_state(
-    model: Detector, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> TrainState:
-    """A fresh state, initialised where it is to live."""
-
-    def create(key):
-        images = jnp.zeros((1, *model.spec.image_size, 3))
-        return state_of(model.init(key, images), optimizer)
-
-    key = jax.random.key(seed)
+def create_state(variables: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state that starts from these variables, placed where it is to live."""
+    shapes = jax.eval_shape(lambda tree: state_of(tree, optimizer), variables)
     create = jax.jit(
-        create,
-        out_shardings=state_sharding(jax.eval_shape(create, key), mesh),
+        lambda tree: state_of(tree, optimizer),
+        out_shardings=state_sharding(shapes, mesh),
         compiler_options=compiler_options(mesh, once=True),
     )
-    return compile_for(create, key)(key)
+    return create(variables)
 
 
 def abstract_state(

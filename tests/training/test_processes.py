@@ -190,7 +190,7 @@ with connected(address, 2, index, 60):
     checkpoints.save(metadata, tree, tree)
     checkpoints.close()
     wait_for_all("saved")
-    assert (sharding.gather(tree, mesh)["w"] == np.arange(8192.0).reshape(128, 64)).all()
+    assert (jax.device_get(sharding.replicate(tree, mesh))["w"] == np.arange(8192.0).reshape(128, 64)).all()
     # A signal to one process stops both after the same step.
     with StopSignal() as stop:
         for step in range(1, 10_000):

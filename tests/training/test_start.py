@@ -10,11 +10,10 @@ from effdet_jax.checkpoint import (
     CheckpointError,
     Checkpoints,
     Metadata,
-    abstract_variables,
 )
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.training import start as start_module
+from effdet_jax.model.variables import abstract_variables, initial_variables
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.sharding import make_mesh
 from effdet_jax.training.start import checkpoint_parts, resume, start
@@ -66,18 +65,14 @@ def test_another_model_is_refused_with_the_difference_and_what_to_do(tmp_path, m
         )
 
 
-def test_weights_of_another_class_list_are_taken_but_for_the_class_head(
-    tmp_path, mesh, capsys, monkeypatch
-):
+def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path, mesh, capsys):
     given = random_variables(Detector(SPEC))
     checkpoints = Checkpoints(tmp_path / BEST)
     checkpoints.save(Metadata(SPEC, LABELS, {}), {"w": np.ones(1)}, given)
     checkpoints.close()
     other = Detector(dataclasses.replace(SPEC, num_classes=5))
-    # Initialising by jax compiles for long and is another test's matter.
-    fresh = state_of(random_variables(other, seed=1), OPTIMIZER)
-    monkeypatch.setattr(start_module, "create_state", lambda *_: fresh)
-    state = start(other, OPTIMIZER, mesh, seed=0, init=str(tmp_path))
+    fresh = initial_variables(other, seed=3)
+    state = start(other, OPTIMIZER, mesh, seed=3, init=str(tmp_path))
     output = capsys.readouterr().out
     total = len(jax.tree.leaves(abstract_variables(other)))
     assert f"loaded {total - 2} of {total} tensors" in output and "unused 0" in output
@@ -90,6 +85,6 @@ def test_weights_of_another_class_list_are_taken_but_for_the_class_head(
     def stem(tree):
         return np.asarray(tree["params"]["backbone"]["stem_conv"]["kernel"])
 
-    np.testing.assert_array_equal(head(state.ema), head(fresh.ema))
+    np.testing.assert_array_equal(head(state.ema), head(fresh))
     np.testing.assert_array_equal(stem(state.ema), stem(given))
     np.testing.assert_array_equal(stem({"params": state.params}), stem(given))

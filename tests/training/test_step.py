@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.variables import initial_variables
 from effdet_jax.ops.spatial import splits_rows
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.sharding import make_mesh, place_batch, state_sharding
@@ -309,7 +310,7 @@ def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, messag
 
 def test_create_state_places_everything_on_every_device():
     mesh = make_mesh(8)
-    state = create_state(Detector(SPEC), OPTIMIZER, 0, mesh)
+    state = create_state(initial_variables(Detector(SPEC)), OPTIMIZER, mesh)
     assert jax.tree.structure(state.ema) == jax.tree.structure(
         {"params": state.params, "batch_stats": state.batch_stats}
     )
