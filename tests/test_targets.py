@@ -12,6 +12,7 @@ from tests.conftest import shared
 
 SPEC = model_spec("efficientdet-d0", image_size=(128, 128), aspects=EXACT_ASPECTS)
 ANCHORS = spec_anchors(SPEC)
+assign_128 = jax.jit(functools.partial(assign, ANCHORS))
 OFFICIAL = ("twelve", "empty", "thirty", "ties", "exact_anchor", "tiny", "no_overlap")
 
 
@@ -33,17 +34,11 @@ def official():
 
 
 @pytest.mark.parametrize("case", OFFICIAL)
-@pytest.mark.parametrize("jitted", [False, True])
-def test_equal_to_the_official_labels(case, jitted):
+def test_equal_to_the_official_labels(case):
     recorded = {key: official()[f"labels/{case}/{key}"] for key in (
         "gt_boxes", "gt_classes", "cls_targets", "box_targets", "num_positives"
     )}  # fmt: skip
-    run = (
-        jax.jit(lambda b, c: assign(ANCHORS, b, c))
-        if jitted
-        else lambda b, c: assign(ANCHORS, b, c)
-    )
-    targets = run(*padded(recorded["gt_boxes"], recorded["gt_classes"][:, 0] - 1))
+    targets = assign_128(*padded(recorded["gt_boxes"], recorded["gt_classes"][:, 0] - 1))
     # Many equal anchors tie for a small box; float32 in the reference's order settles them alike.
     np.testing.assert_array_equal(flat(targets.labels), recorded["cls_targets"])
     np.testing.assert_allclose(flat(targets.box_deltas), recorded["box_targets"], atol=1e-6)
@@ -76,9 +71,8 @@ def test_official_input_reader_labels():
     scale = recorded["reader_eval/image_scales"]
     labels = np.where(truth[..., 6] > 0, truth[..., 6] - 1, -1).astype(np.int32)
     labels = np.where(truth[..., 4] > 0, -1, labels)  # Crowds aren't trained on.
-    targets = assign(
-        spec_anchors(spec), jnp.asarray(truth[..., :4] / scale[:, None, None]), jnp.asarray(labels)
-    )
+    boxes = truth[..., :4] / scale[:, None, None]
+    targets = jax.jit(functools.partial(assign, spec_anchors(spec)))(boxes, labels)
     agree = [
         np.asarray(targets.labels[level]) == recorded[f"reader_eval/cls_targets_{level}"]
         for level in spec.levels
@@ -89,18 +83,18 @@ def test_official_input_reader_labels():
 
 
 def test_no_boxes_are_all_background():
-    targets = assign(ANCHORS, *padded([], []))
+    targets = assign_128(*padded([], []))
     assert (flat(targets.labels) == BACKGROUND).all()
     assert (flat(targets.box_deltas) == 0).all() and targets.num_positives[0] == 0
 
 
 def test_no_slots_at_all():
-    targets = assign(ANCHORS, jnp.zeros((2, 0, 4)), jnp.zeros((2, 0), jnp.int32))
+    targets = assign_128(jnp.zeros((2, 0, 4)), jnp.zeros((2, 0), jnp.int32))
     assert (np.asarray(targets.labels[3]) == BACKGROUND).all()
 
 
 def test_a_degenerate_box_gives_finite_targets():
-    targets = assign(ANCHORS, *padded([[40, 40, 40, 40]], [5]))
+    targets = assign_128(*padded([[40, 40, 40, 40]], [5]))
     assert np.isfinite(flat(targets.box_deltas)).all()
     assert targets.num_positives[0] == 1  # Forced onto anchor 0, as the reference does.
     assert flat(targets.labels)[0] == 5
@@ -109,7 +103,7 @@ def test_a_degenerate_box_gives_finite_targets():
 def test_more_than_a_hundred_boxes(rng):
     corner = rng.uniform(0, 110, (150, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(6, 18, (150, 2))], 1)
-    targets = assign(ANCHORS, *padded(boxes, rng.integers(0, 90, 150), slots=150))
+    targets = assign_128(*padded(boxes, rng.integers(0, 90, 150), slots=150))
     found = flat(targets.labels)
     positive = found >= 0
     assert targets.num_positives[0] == positive.sum() >= 100
@@ -125,7 +119,7 @@ def test_more_than_a_hundred_boxes(rng):
 def test_invalid_images_are_ignored_altogether():
     boxes, labels = padded([[20, 20, 60, 60]], [1])
     boxes, labels = jnp.tile(boxes, (2, 1, 1)), jnp.tile(labels, (2, 1))
-    targets = assign(ANCHORS, boxes, labels, jnp.array([True, False]))
+    targets = assign_128(boxes, labels, jnp.array([True, False]))
     assert targets.num_positives[0] > 0 and targets.num_positives[1] == 0
     for level in SPEC.levels:
         assert (targets.labels[level][1] == IGNORE).all()

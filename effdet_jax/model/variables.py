@@ -57,7 +57,7 @@ def trace(
         return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _describe(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, KernelInit | float]]:
     """(abstract variables, by path: how kernels are drawn and biases that don't start from 0)."""
     inits: dict[str, KernelInit | float] = {}

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,17 +7,26 @@ import pytest
 
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.heads import CLASS_BIAS
+from effdet_jax.model.variables import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.variants import model_spec
 from tests.conftest import QUICK, random_variables
 
+TINY = model_spec(
+    "efficientdet-lite0",
+    backbone="efficientnet-tiny",
+    image_size=(64, 64),
+    num_classes=2,
+    pyramid_cells=1,
+    head_depth=1,
+)
 
-def output_shapes(spec, **call):
+
+def output_shapes(spec):
     model = Detector(spec)
     images = jax.ShapeDtypeStruct((2, *spec.image_size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return variables, jax.eval_shape(lambda v, x: model.apply(v, x, **call), variables, images)
+    return jax.eval_shape(model.apply, abstract_variables(model), images)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +47,7 @@ def output_shapes(spec, **call):
 )
 def test_any_image_size_works(name, size, expected):
     spec = model_spec(name, image_size=size, num_classes=5)
-    _, outputs = output_shapes(spec)
+    outputs = output_shapes(spec)
     assert [x.shape for x in outputs.class_logits.values()] == [
         (2, *side, 9, 5) for side in expected
     ]
@@ -45,8 +56,7 @@ def test_any_image_size_works(name, size, expected):
 
 
 def test_parameter_paths_are_the_documented_ones():
-    variables, _ = output_shapes(model_spec("efficientdet-d0", image_size=(128, 128)))
-    params = variables["params"]
+    params = abstract_variables(Detector(model_spec("efficientdet-d0")))["params"]
     assert params["pyramid"]["cell_0"]["P4_td"]["fusion"]["weights"].shape == (2,)
     # Every consumer of a backbone level has its own 1×1 convolution, in the first cell only.
     assert params["pyramid"]["cell_0"]["P4_td"]["P4_in"]["conv"]["kernel"].shape == (1, 1, 112, 64)
@@ -59,7 +69,7 @@ def test_parameter_paths_are_the_documented_ones():
 
 
 def test_sum_fusion_has_no_weights():
-    variables, _ = output_shapes(model_spec("efficientdet-d6", image_size=(128, 128)))
+    variables = abstract_variables(Detector(model_spec("efficientdet-d6")))
     assert "fusion" not in variables["params"]["pyramid"]["cell_0"]["P4_td"]
 
 
@@ -69,10 +79,8 @@ def test_class_bias_is_probability_one_hundredth():
 
 
 def test_drop_connect_needs_training_and_changes_the_output():
-    spec = model_spec(
-        "efficientdet-lite0", image_size=(64, 64), num_classes=2, pyramid_cells=1, head_depth=1
-    )
-    model = Detector(spec)
+    # The tiny backbone has no residual branch that could be dropped.
+    model = Detector(dataclasses.replace(TINY, backbone="efficientnet-lite0"))
     variables = random_variables(model)
     images = jnp.ones((2, 64, 64, 3))
 
@@ -89,11 +97,10 @@ def test_drop_connect_needs_training_and_changes_the_output():
 
 
 def test_bfloat16_computes_near_float32():
-    spec = model_spec("efficientdet-lite0", image_size=(64, 64), pyramid_cells=1, head_depth=1)
-    variables = random_variables(Detector(spec))
+    variables = random_variables(Detector(TINY))
     images = jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 64, 3)).astype(np.float32))
     wide, narrow = (
-        jax.jit(Detector(spec, dtype=dtype).apply, compiler_options=QUICK)(variables, images)
+        jax.jit(Detector(TINY, dtype=dtype).apply, compiler_options=QUICK)(variables, images)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert narrow.class_logits[3].dtype == jnp.bfloat16

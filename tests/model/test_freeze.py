@@ -20,9 +20,15 @@ def small(name, **changes):
 @pytest.mark.parametrize(
     "model",
     [
-        small("efficientdet-d0", pyramid_cells=1),
+        small("efficientdet-d0", backbone="efficientnet-tiny", pyramid_cells=1),
         small("efficientdet-lite0", pyramid_cells=1),
-        small("efficientdet-d0", pyramid_cells=1, redundant_bias=False, backbone_epsilon=1e-5),
+        small(
+            "efficientdet-d0",
+            backbone="efficientnet-tiny",
+            pyramid_cells=1,
+            redundant_bias=False,
+            backbone_epsilon=1e-5,
+        ),
     ],
     ids=["d0", "lite0", "epsilon"],
 )
