@@ -76,10 +76,16 @@ def assert_same_run(workdir, other, *, since=0):
                 np.testing.assert_allclose(a[name], b[name], rtol, err_msg=f"{name} {a['step']}")
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_train_the_numbers_of_one(start_all, alone, tmp_path, processes):
-    outputs = finish(start_all(tmp_path, processes=processes, devices=4 // processes))
-    assert f"devices    4 × cpu of {processes} processes, mesh data 2 × fsdp 2" in outputs[0]
+@pytest.mark.parametrize(
+    ("processes", "fsdp", "spatial"), [(2, 2, 1), (4, 2, 1), (2, 1, 4)], ids=str
+)
+def test_several_processes_train_the_numbers_of_one(
+    start_all, alone, tmp_path, processes, fsdp, spatial
+):
+    split = (f"--config.mesh.fsdp={fsdp}", f"--config.mesh.spatial={spatial}")
+    outputs = finish(start_all(tmp_path, *split, processes=processes, devices=4 // processes))
+    mesh = f"data {4 // fsdp // spatial} × fsdp {fsdp} × spatial {spatial}"
+    assert f"devices    4 × cpu of {processes} processes, mesh {mesh}" in outputs[0]
     assert "evaluation after step 12" in outputs[0]
     assert not any("step 1/12" in output for output in outputs[1:])  # One writes the log.
     assert_same_run(tmp_path, alone)

@@ -21,7 +21,7 @@ _ONES = ("scale", "var", "weights")
 
 def abstract_variables(model: Detector) -> dict[str, Any]:
     """`{'params', 'batch_stats'}` of shapes and dtypes; nothing is computed."""
-    return jax.tree.map(lambda leaf: leaf, _describe(model.spec)[0])
+    return jax.tree.map(lambda leaf: leaf, _describe(model.spec)[0])  # The caller's own tree.
 
 
 def initial_variables(model: Detector, seed: int = 0) -> dict[str, Any]:
