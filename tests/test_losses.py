@@ -9,9 +9,9 @@ import pytest
 
 from effdet_jax.losses import detection_loss, focal_loss, huber_loss, iou_loss
 from effdet_jax.model.detector import Outputs
-from effdet_jax.targets import IGNORE, Targets, assign
+from effdet_jax.targets import IGNORE, Targets
 from tests.conftest import ROUNDING, shared
-from tests.test_targets import ANCHORS, SPEC, official, padded
+from tests.test_targets import ANCHORS, SPEC, assign_128, official, padded
 
 # Predictions and targets of google/automl's iou_utils_test, with what it expects.
 PREDICTED = jnp.array([[4.0, 3.0, 7.0, 5.0], [5.0, 6.0, 10.0, 7.0]])
@@ -144,7 +144,7 @@ def official_targets(names):
         )
         for name in names
     ]
-    return assign(ANCHORS, *(jnp.concatenate(parts) for parts in zip(*rows)))
+    return assign_128(*(jnp.concatenate(parts) for parts in zip(*rows)))
 
 
 def official_anchors(batch: int):

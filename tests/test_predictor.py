@@ -15,7 +15,12 @@ from tests.evaluation.test_loop import Images
 @functools.cache
 def tiny():
     spec = ed.model_spec(
-        "efficientdet-lite0", image_size=(128, 192), num_classes=3, pyramid_cells=1, head_depth=1
+        "efficientdet-lite0",
+        backbone="efficientnet-tiny",
+        image_size=(128, 192),
+        num_classes=3,
+        pyramid_cells=1,
+        head_depth=1,
     )
     model = ed.Detector(spec, ed.Labels(("a", "b", "c"), (1, 2, 3)))
     return model, random_variables(model)

@@ -201,7 +201,8 @@ def test_evaluate_writes_results_with_the_original_ids(run, trained, tmp_path):
 
 def test_evaluate_on_data_of_other_classes_is_refused(trained, tmp_path):
     make_folder(tmp_path)
-    config = config_of("--config=configs/finetune.py", f"--config.data.dir={tmp_path}")
+    finetune = f"--config={ROOT}/configs/finetune.py"
+    config = config_of(finetune, f"--config.data.dir={tmp_path}")
     message = r"differ in their classes: 6 classes \(circle, rectangle, triangle, star, …\)"
     with pytest.raises(DataError, match=message):
         evaluate(
@@ -362,7 +363,7 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_
         (("--config.model.image_size=64x96",), "config.model: image_size 64×96 can't be"),
         (("--config.data.source=coco", "--config.data.dir=nowhere"), "'nowhere' doesn't exist"),
         (("--config.init=nowhere",), "no such file or folder"),
-        (("--config.init=README.md",), "'README.md' isn't of a kind that is read here"),
+        ((f"--config.init={ROOT}/README.md",), "README.md' isn't of a kind that is read here"),
         (
             ("--config.batch_size=4",),
             "batch_size 4 doesn't divide by the 8 devices; use 8: --config.batch_size=8",

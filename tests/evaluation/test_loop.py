@@ -101,7 +101,12 @@ def test_broken_images_are_named_and_count_as_missed():
 @functools.cache
 def tiny_detector():
     spec = model_spec(
-        "efficientdet-lite0", image_size=(64, 64), num_classes=1, pyramid_cells=1, head_depth=1
+        "efficientdet-lite0",
+        backbone="efficientnet-tiny",
+        image_size=(64, 64),
+        num_classes=1,
+        pyramid_cells=1,
+        head_depth=1,
     )
     model = Detector(spec)
     return model, random_variables(model)

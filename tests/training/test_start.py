@@ -22,7 +22,12 @@ from effdet_jax.variants import model_spec
 from tests.conftest import random_variables
 
 SPEC = model_spec(
-    "efficientdet-lite0", image_size=(64, 64), num_classes=2, pyramid_cells=1, head_depth=1
+    "efficientdet-lite0",
+    backbone="efficientnet-tiny",
+    image_size=(64, 64),
+    num_classes=2,
+    pyramid_cells=1,
+    head_depth=1,
 )
 LABELS = Labels(("cat", "dog"), (1, 2))
 OPTIMIZER = make_optimizer()
