@@ -46,9 +46,26 @@ def shared(relative: str) -> pathlib.Path:
     return path
 
 
+def tiny_spec(name: str = "efficientdet-lite0", **changes):
+    """One block per stage, one cell, heads one deep, 64 px, two classes: the soonest compiled.
+
+    Its backbone has no residual branch, so nothing for drop-connect to drop.
+    """
+    # Not at the top: what is imported before pytest's hooks are in place isn't type-checked.
+    from effdet_jax.variants import model_spec
+
+    tiny = {
+        "backbone": "efficientnet-tiny",
+        "image_size": (64, 64),
+        "num_classes": 2,
+        "pyramid_cells": 1,
+        "head_depth": 1,
+    }
+    return model_spec(name, **{**tiny, **changes})
+
+
 def random_variables(model, seed: int = 0):
     """Variables of a model, drawn by numpy: compiling `model.init` takes many times as long."""
-    # Not at the top: what is imported before pytest's hooks are in place isn't type-checked.
     from effdet_jax.convert.rules import abstract_shapes, unflatten
 
     rng = np.random.default_rng(seed)

@@ -19,17 +19,9 @@ from effdet_jax.checkpoint import (
 )
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.variants import model_spec
-from tests.conftest import random_variables
+from tests.conftest import random_variables, tiny_spec
 
-SPEC = model_spec(
-    "efficientdet-lite0",
-    backbone="efficientnet-tiny",
-    image_size=(64, 64),
-    num_classes=2,
-    pyramid_cells=1,
-    head_depth=1,
-)
+SPEC = tiny_spec()
 LABELS = Labels(("cat", "dog"), (5, 9))
 ONE = {"w": np.ones(1)}  # Orbax wants something in every part.
 METADATA = Metadata(SPEC, LABELS, {"optim": {"learning_rate": 0.1}, "drop": [1.0, 2.0]})

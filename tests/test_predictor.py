@@ -8,20 +8,13 @@ from PIL import Image
 import effdet_jax as ed
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detections import make_detect
-from tests.conftest import random_variables
+from tests.conftest import random_variables, tiny_spec
 from tests.evaluation.test_loop import Images
 
 
 @functools.cache
 def tiny():
-    spec = ed.model_spec(
-        "efficientdet-lite0",
-        backbone="efficientnet-tiny",
-        image_size=(128, 192),
-        num_classes=3,
-        pyramid_cells=1,
-        head_depth=1,
-    )
+    spec = tiny_spec(image_size=(128, 192), num_classes=3)
     model = ed.Detector(spec, ed.Labels(("a", "b", "c"), (1, 2, 3)))
     return model, random_variables(model)
 

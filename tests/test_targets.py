@@ -46,6 +46,15 @@ def test_equal_to_the_official_labels(case):
     assert targets.num_positives[0] == recorded["num_positives"]
 
 
+def test_the_same_without_compiling():
+    recorded = {name: official()[f"labels/twelve/{name}"] for name in ("gt_boxes", "gt_classes")}
+    truth = padded(recorded["gt_boxes"], recorded["gt_classes"][:, 0] - 1)
+    one_by_one, compiled = assign(ANCHORS, *truth), assign_128(*truth)
+    np.testing.assert_array_equal(flat(one_by_one.labels), flat(compiled.labels))
+    np.testing.assert_allclose(flat(one_by_one.box_deltas), flat(compiled.box_deltas), atol=1e-6)
+    assert one_by_one.num_positives == compiled.num_positives > 0
+
+
 @pytest.mark.parametrize("case", ["ref_128", "ref_128x256"])
 def test_equal_to_pytorch(case):
     with np.load(shared(f"goldens/tf_efficientdet_d0/{case}.npz")) as file:

@@ -20,55 +20,26 @@ from effdet_jax.model.normalization import Normalized, consume
 from effdet_jax.ops.convolution import dense_conv, depthwise_conv, pointwise_conv
 
 
-def _truncated(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    values = rng.standard_normal(shape, np.float32)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = rng.standard_normal(outside.sum(), np.float32)
-    return values
-
-
-# Distributions of mean 0 and variance 1, by jax and by numpy.
-_TRUNCATED = 0.87962566103423978  # Standard deviation of a normal distribution cut at ±2.
-_UNIT = {
-    "normal": (
-        jax.random.normal,
-        lambda rng, shape: rng.standard_normal(shape, np.float32),
-    ),
-    "uniform": (
-        lambda key, shape, dtype: jax.random.uniform(
-            key, shape, dtype, -math.sqrt(3), math.sqrt(3)
-        ),
-        lambda rng, shape: rng.uniform(-math.sqrt(3), math.sqrt(3), shape),
-    ),
-    "truncated_normal": (
-        lambda key, shape, dtype: (
-            jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED
-        ),
-        lambda rng, shape: _truncated(rng, shape) / _TRUNCATED,
-    ),
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class KernelInit:
     """Initialiser of kernels `[k, k, in, out]`: by jax where Flax calls it, by numpy in `draw`.
 
     Attributes:
-      distribution: 'normal', 'uniform' or 'truncated_normal', which is cut at two deviations.
-      deviation: standard deviation (of a cut one after the cut) from the kernel's shape.
+      by_jax: (key, shape, dtype) → values of mean 0 and variance 1.
+      by_numpy: (generator, shape) → other values of the same distribution.
+      deviation: standard deviation of the kernel's values from its shape.
     """
 
-    distribution: str
+    by_jax: Callable[..., Array]
+    by_numpy: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
     deviation: Callable[[tuple[int, ...]], float]
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        by_jax, _ = _UNIT[self.distribution]
-        return self.deviation(shape) * by_jax(key, shape, dtype)
+        return self.deviation(shape) * self.by_jax(key, shape, dtype)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """The same distribution, other values; float32."""
-        _, by_numpy = _UNIT[self.distribution]
-        return (self.deviation(shape) * by_numpy(rng, shape)).astype(np.float32)
+        """Float32 values of the same distribution."""
+        return (self.deviation(shape) * self.by_numpy(rng, shape)).astype(np.float32)
 
 
 # As TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and fan_out k·k,
@@ -82,11 +53,34 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return height * width * inputs, height * width * outputs
 
 
-# Backbone: variance 2 / fan_out. Pyramid: 2 / (fan_in + fan_out). Heads: 1 / fan_in.
-conv_kernel_init = KernelInit("normal", lambda shape: math.sqrt(2 / _fans(shape)[1]))
-glorot_uniform = KernelInit("uniform", lambda shape: math.sqrt(2 / sum(_fans(shape))))
+def _truncated(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Of a normal distribution cut at ±2, whose standard deviation is `_TRUNCATED`."""
+    values = rng.standard_normal(shape, np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(outside.sum(), np.float32)
+    return values
+
+
+_TRUNCATED = 0.87962566103423978
+_SIDE = math.sqrt(3)  # Of a uniform distribution of variance 1.
+
+# Backbone: normal, variance 2 / fan_out.
+conv_kernel_init = KernelInit(
+    jax.random.normal,
+    lambda rng, shape: rng.standard_normal(shape, np.float32),
+    lambda shape: math.sqrt(2 / _fans(shape)[1]),
+)
+# Pyramid: uniform, variance 2 / (fan_in + fan_out).
+glorot_uniform = KernelInit(
+    lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -_SIDE, _SIDE),
+    lambda rng, shape: rng.uniform(-_SIDE, _SIDE, shape),
+    lambda shape: math.sqrt(2 / sum(_fans(shape))),
+)
+# Heads: normal cut at two deviations, variance 1 / fan_in after the cut.
 truncated_lecun_normal = KernelInit(
-    "truncated_normal", lambda shape: math.sqrt(1 / _fans(shape)[0])
+    lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED,
+    lambda rng, shape: _truncated(rng, shape) / _TRUNCATED,
+    lambda shape: math.sqrt(1 / _fans(shape)[0]),
 )
 
 

@@ -16,7 +16,7 @@ from effdet_jax.model.layers import KernelInit
 from effdet_jax.variants import ModelSpec
 
 # Of what isn't drawn, by name; the others start from 0.
-_ONES = ("scale", "var", "weights")
+_ONES = ("/scale", "/var", "/weights")
 
 
 def abstract_variables(model: Detector) -> dict[str, Any]:
@@ -33,16 +33,15 @@ def initial_variables(model: Detector, seed: int = 0) -> dict[str, Any]:
     """
     shapes, inits = _describe(model.spec)
 
-    def start(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name = "/".join(path)
-        if path[-1] == "kernel":
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            return inits[name].draw(rng, leaf.shape)
-        value = inits.get(name, float(path[-1] in _ONES))
-        return np.full(leaf.shape, value, np.float32)
+    def start(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path.endswith("/kernel"):
+            rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
+            return inits[path].draw(rng, shape)
+        return np.full(shape, inits.get(path, float(path.endswith(_ONES))), np.float32)
 
-    flat = traverse_util.flatten_dict(shapes)
-    return traverse_util.unflatten_dict({path: start(path, leaf) for path, leaf in flat.items()})
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    started = {path: start(path, leaf.shape) for path, leaf in flat.items()}
+    return traverse_util.unflatten_dict(started, sep="/")
 
 
 def trace(

@@ -27,10 +27,9 @@ def start(
     Raises:
       CheckpointError, ConversionError: `init` can't be used.
     """
-    given = load_initial(init, model) if init else None
     variables = initial_variables(model, seed)
-    if given is not None:
-        variables, report = merge_variables(variables, given)
+    if init:
+        variables, report = merge_variables(variables, load_initial(init, model))
         print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
     return create_state(variables, optimizer, mesh)
 

@@ -1,5 +1,6 @@
 """All a training run carries from step to step, as one plain pytree."""
 
+import functools
 from typing import Any
 
 import jax
@@ -35,10 +36,10 @@ class TrainState:
 
 def create_state(variables: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state that starts from these variables, placed where it is to live."""
-    shapes = jax.eval_shape(lambda tree: state_of(tree, optimizer), variables)
+    begin = functools.partial(state_of, optimizer=optimizer)
     create = jax.jit(
-        lambda tree: state_of(tree, optimizer),
-        out_shardings=state_sharding(shapes, mesh),
+        begin,
+        out_shardings=state_sharding(jax.eval_shape(begin, variables), mesh),
         compiler_options=compiler_options(mesh, once=True),
     )
     return create(variables)

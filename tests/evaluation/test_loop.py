@@ -17,8 +17,7 @@ from effdet_jax.training.sharding import (
     place_evaluation_batch,
     replicated,
 )
-from effdet_jax.variants import model_spec
-from tests.conftest import random_variables
+from tests.conftest import random_variables, tiny_spec
 
 
 class Images:
@@ -100,14 +99,7 @@ def test_broken_images_are_named_and_count_as_missed():
 
 @functools.cache
 def tiny_detector():
-    spec = model_spec(
-        "efficientdet-lite0",
-        backbone="efficientnet-tiny",
-        image_size=(64, 64),
-        num_classes=1,
-        pyramid_cells=1,
-        head_depth=1,
-    )
+    spec = tiny_spec(num_classes=1)
     model = Detector(spec)
     return model, random_variables(model)
 

@@ -11,16 +11,9 @@ from effdet_jax.model.variables import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, random_variables
+from tests.conftest import QUICK, random_variables, tiny_spec
 
-TINY = model_spec(
-    "efficientdet-lite0",
-    backbone="efficientnet-tiny",
-    image_size=(64, 64),
-    num_classes=2,
-    pyramid_cells=1,
-    head_depth=1,
-)
+TINY = tiny_spec()
 
 
 def output_shapes(spec):

@@ -8,17 +8,9 @@ import pytest
 from effdet_jax.convert.rules import flatten
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.variables import abstract_variables, initial_variables
-from effdet_jax.variants import model_spec
+from tests.conftest import tiny_spec
 
-SPEC = model_spec(
-    "efficientdet-d0",
-    backbone="efficientnet-tiny",
-    image_size=(64, 64),
-    max_level=5,
-    num_classes=3,
-    pyramid_cells=1,
-    head_depth=1,
-)
+SPEC = tiny_spec("efficientdet-d0", num_classes=3, max_level=5)
 
 
 def test_what_is_not_drawn_starts_as_flax_starts_it():

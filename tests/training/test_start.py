@@ -18,17 +18,9 @@ from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.sharding import make_mesh
 from effdet_jax.training.start import checkpoint_parts, resume, start
 from effdet_jax.training.state import state_of
-from effdet_jax.variants import model_spec
-from tests.conftest import random_variables
+from tests.conftest import random_variables, tiny_spec
 
-SPEC = model_spec(
-    "efficientdet-lite0",
-    backbone="efficientnet-tiny",
-    image_size=(64, 64),
-    num_classes=2,
-    pyramid_cells=1,
-    head_depth=1,
-)
+SPEC = tiny_spec()
 LABELS = Labels(("cat", "dog"), (1, 2))
 OPTIMIZER = make_optimizer()
 

@@ -14,20 +14,11 @@ from effdet_jax.training.sharding import make_mesh, place_batch, state_sharding
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
 from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, enable_x64, random_variables
+from tests.conftest import QUICK, enable_x64, random_variables, tiny_spec
 
 # One block per stage and three levels compile sooner than the smallest of the family; without
 # drop-connect, whose random numbers are another test's matter.
-SPEC = model_spec(
-    "efficientdet-d0",
-    backbone="efficientnet-tiny",
-    image_size=(64, 64),
-    num_classes=3,
-    max_level=5,
-    pyramid_cells=1,
-    head_depth=1,
-    survival_probability=1.0,
-)
+SPEC = tiny_spec("efficientdet-d0", num_classes=3, max_level=5, survival_probability=1.0)
 LITE = model_spec(
     "efficientdet-lite0",
     image_size=(64, 64),
