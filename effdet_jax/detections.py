@@ -74,7 +74,8 @@ def detect(
 
     def one_image(logits, deltas, limits):
         best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
-        boxes = box_ops.decode(deltas[indices], flat_anchors[indices])
+        deltas = jnp.concatenate(deltas)[indices]
+        boxes = box_ops.decode(deltas, flat_anchors[indices])
         if limits is not None:
             boxes = box_ops.clip(boxes, limits)
         scores = jax.nn.sigmoid(best)
@@ -93,19 +94,16 @@ def detect(
         )
 
     return jax.vmap(one_image)(
-        _flatten_levels(outputs.class_logits), _flatten_levels(outputs.box_deltas), clip_to
+        _flatten(outputs.class_logits), _flatten(outputs.box_deltas), clip_to
     )
 
 
-def _flatten_levels(levels: Mapping[int, Array]) -> Float[Array, "B N D"]:
-    """{level: [B, H, W, A, D]} → [B, N, D] float32 in anchor order."""
-    return jnp.concatenate(
-        [
-            level.reshape(level.shape[0], -1, level.shape[-1]).astype(jnp.float32)
-            for level in levels.values()
-        ],
-        axis=1,
-    )
+def _flatten(levels: Mapping[int, Array]) -> list[Float[Array, "B _ D"]]:
+    """{level: [B, H, W, A, D]} → [B, H·W·A, D] float32 of each level."""
+    return [
+        level.reshape(len(level), -1, level.shape[-1]).astype(jnp.float32)
+        for level in levels.values()
+    ]
 
 
 def to_image(

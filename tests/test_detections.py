@@ -35,8 +35,8 @@ def pytorch():
 
 def test_top_k_equals_pytorch():
     recorded, outputs = pytorch()
-    logits = jnp.concatenate([x.reshape(4, -1, 90) for x in outputs.class_logits.values()], axis=1)
-    best, anchors, classes = jax.vmap(lambda rows: top_k_pairs(rows, 5000))(logits)
+    levels = [x.reshape(4, -1, 90) for x in outputs.class_logits.values()]
+    best, anchors, classes = jax.vmap(lambda levels: top_k_pairs(levels, 5000))(levels)
     expected = recorded["pp_cls"][..., 0]
     np.testing.assert_array_equal(best, expected)
     # PyTorch orders equal logits as it likes.
