@@ -4,7 +4,8 @@ import gc
 import hashlib
 import os
 import platform
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -17,9 +18,36 @@ _ONCE_ON_CPU = {**_STEP_ON_CPU, "xla_backend_optimization_level": 0}
 
 def compiler_options(mesh: Mesh, *, once: bool = False) -> dict[str, bool | int] | None:
     """For `jax.jit`; None leaves all to XLA. `once`: of a program that isn't run again and again."""
-    if mesh.devices.flat[0].platform != "cpu":
+    if not on_cpu(mesh):
         return None
     return _ONCE_ON_CPU if once else _STEP_ON_CPU
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+class TwoPrograms(NamedTuple):
+    """`second(state, *first(state, batch))` in two programs; lowered, compiled, called like one.
+
+    XLA takes more than twice as long for twice as many operations on a CPU, to compile them as well
+    as to load what is compiled, and one thread for most of it. Two halves take one each.
+    """
+
+    first: Any
+    second: Any
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        return self.second(state, *self.first(state, batch))
+
+    def lower(self, state: Any, batch: Any) -> "TwoPrograms":
+        first = self.first.lower(state, batch)
+        between = jax.eval_shape(self.first, state, batch)
+        return TwoPrograms(first, self.second.lower(state, *between))
+
+    def compile(self, compiler_options: dict[str, Any] | None = None) -> "TwoPrograms":
+        with ThreadPoolExecutor(2) as pool:
+            return TwoPrograms(*pool.map(lambda half: half.compile(compiler_options), self))
 
 
 def compile_for(function: Any, *arguments: Any, options: dict[str, Any] | None = None) -> Any:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from effdet_jax import compilation
@@ -73,3 +75,19 @@ def test_other_instructions_have_another_folder(no_folder_yet, tmp_path, monkeyp
     jax.config.update("jax_compilation_cache_dir", None)
     compilation.keep_programs()
     assert another != jax.config.jax_compilation_cache_dir
+
+
+def test_two_programs_are_compiled_and_called_as_one():
+    def first(state, batch):
+        return state["a"] * batch, batch.sum()
+
+    def second(state, product, total):
+        return {"a": state["a"] + product}, total
+
+    both = compilation.TwoPrograms(jax.jit(first), jax.jit(second, donate_argnums=0))
+    compiled = compilation.compile_for(both, {"a": jnp.ones(3)}, jnp.arange(3.0))
+    for function in (both, compiled):
+        state = {"a": jnp.array([1.0, 2.0, 3.0])}
+        new_state, total = function(state, jnp.arange(3.0))
+        np.testing.assert_array_equal(new_state["a"], [1.0, 4.0, 9.0])
+        assert total == 3 and state["a"].is_deleted()

@@ -14,7 +14,7 @@ from tests.conftest import QUICK
 
 BATCH = 2
 # Of jax 0.10.2, for D0 at 512×512 and a batch of 2 on a CPU; the code generator has no part in them.
-RECORDED = {"flops": 3.422e10, "bytes accessed": 1.609e10, "temporaries": 5.599e8}
+RECORDED = {"flops": 3.422e10, "bytes accessed": 1.609e10, "temporaries": 5.421e8}
 MARGIN = 1.03
 
 
@@ -41,10 +41,10 @@ def test_the_step_of_d0_takes_no_more_than_recorded():
         for name, (shape, dtype) in shapes.items()
     }
     lowered = step.lower(abstract_state(model, optimizer, mesh), batch)
-    compiled = lowered.compile(compiler_options=QUICK)
-    cost = compiled.cost_analysis()
-    found = {name: cost[name] for name in ("flops", "bytes accessed")}
-    found["temporaries"] = compiled.memory_analysis().temp_size_in_bytes
+    programs = lowered.compile(compiler_options=QUICK)
+    costs = [program.cost_analysis() for program in programs]
+    found = {name: sum(cost[name] for cost in costs) for name in ("flops", "bytes accessed")}
+    found["temporaries"] = max(program.memory_analysis().temp_size_in_bytes for program in programs)
     grown = {
         name: f"{value:.4g}, recorded {RECORDED[name]:.4g}"
         for name, value in found.items()
