@@ -74,6 +74,7 @@ def measure(
             jax.clear_caches()  # Programs of one point are of no use to the next.
             for row in report["rows"]:
                 measured = {name: row[name] for name in MEASURES}
+                print(f"  {row['work']}: {measured}", file=sys.stderr, flush=True)
                 yield {"axis": axis, "at": at, "amount": amount, "work": row["work"], **measured}
 
 
