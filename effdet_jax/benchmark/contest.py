@@ -35,12 +35,16 @@ class Work:
       model: name without its family, such as 'd0'.
       batch_size: images at a time.
       image_size: (height, width) of the network's input.
+      device: 'cpu' or 'gpu'.
+      dtype: what the network computes in: 'float32' or 'bfloat16'.
     """
 
     task: str
     model: str
     batch_size: int
     image_size: tuple[int, int]
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Work":
@@ -51,7 +55,15 @@ class Work:
     def title(self) -> str:
         height, width = self.image_size
         size = str(height) if height == width else f"{height}×{width}"
-        return f"{self.task} {self.model} {size} batch {self.batch_size}"
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.task} {self.model} {size} batch {self.batch_size}{dtype}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes find set: all of them compute on the same device and share its memory."""
+        if self.device == "cpu":
+            return {"JAX_PLATFORMS": "cpu"}
+        return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Contestant:
@@ -68,6 +80,7 @@ class Contestant:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env=os.environ | work.environment,
             )
         job = {"name": name, "work": dataclasses.asdict(work), "folder": str(folder)}
         ready = self._ask(job)
@@ -114,9 +127,9 @@ def by_anchor(levels: Iterable[np.ndarray], last: int) -> np.ndarray:
 def as_result(
     class_levels: Iterable[np.ndarray], box_levels: Iterable[np.ndarray], num_classes: int = 90
 ) -> np.ndarray:
-    """All of a network's outputs, [B, H, W, …] per level, as one vector to compare."""
+    """All of a network's outputs, [B, H, W, …] per level, as one float32 vector to compare."""
     parts = by_anchor(class_levels, num_classes), by_anchor(box_levels, 4)
-    return np.concatenate([part.ravel() for part in parts])
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

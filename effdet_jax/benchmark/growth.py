@@ -33,6 +33,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "config": define_config_flag(required=True),
         "axes": flags.DEFINE_multi_enum("axis", list(AXES), list(AXES), "what to let grow"),
+        "models": flags.DEFINE_multi_enum("model", MODELS, MODELS, "of the axis 'model'"),
         "works": flags.DEFINE_multi_enum("work", list(WORKS), WORKS, "what to measure"),
         "rounds": flags.DEFINE_integer("rounds", 5, "measured runs of each", lower_bound=2),
         "out": flags.DEFINE_string("out", "", "file to draw into: growth.png, growth.svg"),
@@ -43,6 +44,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 def main(
     config: ConfigDict,
     axes: Sequence[str],
+    models: Sequence[str],
     works: Sequence[str],
     rounds: int,
     out: str,
@@ -50,7 +52,7 @@ def main(
 ) -> int:
     if out:
         _import_pyplot()  # Before minutes of measuring.
-    rows = list(measure(config, axes, works, rounds))
+    rows = list(measure(config, axes, works, rounds, models))
     report = {"rows": rows, "exponents": exponents(rows)}
     if out:
         draw(report, out)
@@ -59,12 +61,16 @@ def main(
 
 
 def measure(
-    config: ConfigDict, axes: Iterable[str], works: Sequence[str], rounds: int
+    config: ConfigDict,
+    axes: Iterable[str],
+    works: Sequence[str],
+    rounds: int,
+    models: Sequence[str] = MODELS,
 ) -> Iterator[dict[str, Any]]:
     """A row per axis, point and work: axis, at (what the point is), amount (its pixels or
     multiply-adds), work, median_ms and peak_mib (None for the input pipeline)."""
     for axis in axes:
-        for at, changed, batch_size in _points(config, axis):
+        for at, changed, batch_size in _points(config, axis, models):
             spec = configs.spec_of(changed, 90)
             amount = batch_size * math.prod(spec.image_size)
             if axis == "model":
@@ -78,9 +84,11 @@ def measure(
                 yield {"axis": axis, "at": at, "amount": amount, "work": row["work"], **measured}
 
 
-def _points(config: ConfigDict, axis: str) -> Iterator[tuple[str, ConfigDict, int]]:
+def _points(
+    config: ConfigDict, axis: str, models: Sequence[str]
+) -> Iterator[tuple[str, ConfigDict, int]]:
     """(what it is, config, batch size) of each point of an axis."""
-    for at in {"size": SIZES, "batch": BATCHES, "model": MODELS}[axis]:
+    for at in {"size": SIZES, "batch": BATCHES, "model": models}[axis]:
         changed = copy.deepcopy(config)
         if axis == "size":
             changed.model.image_size = str(at)

@@ -12,7 +12,7 @@ from effdet_jax.benchmark.contest import INPUTS, ONNX, Work, as_result
 
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
-    """See `runner.prepare`; `work` is a forward pass."""
+    """See `runner.contestant_module`; `work` is a forward pass."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count()
     session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])

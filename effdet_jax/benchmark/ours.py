@@ -26,10 +26,15 @@ LEARNING_RATE = 1e-3
 
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
-    """See `runner.prepare`."""
+    """See `runner.contestant_module`."""
+    if (platform := jax.devices()[0].platform) != work.device:
+        raise RuntimeError(
+            f"'{work.title}' is to run on a {work.device}; jax has found a {platform}"
+        )
     if work.task != "train":
         keep_memory()
     model, variables = load(folder / WEIGHTS)
+    model = model.clone(dtype=jnp.dtype(work.dtype))
     arrays = dict(np.load(folder / INPUTS))
     prepared = {
         "forward": _forward,
@@ -38,6 +43,10 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
         "train": _train,
     }
     return prepared[work.task](model, variables, arrays)
+
+
+def gpu_peak_mib() -> float:
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
 
 
 def _forward(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):

@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,19 @@ from effdet_jax.benchmark.contest import Work
 WARMUP_RUNS = 2
 
 
-def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], Any]:
-    """(a call that runs the work once and waits for it, what it computes, as a numpy array)."""
+def contestant_module(name: str) -> ModuleType:
+    """The module of a contestant.
+
+    Its `prepare(name, work, folder)` gives a call that runs the work once and waits for it, and what
+    that computes, as a numpy array; `gpu_peak_mib()`, if it knows GPUs, the most it took of one.
+    """
     if name.startswith("ours"):
         from effdet_jax.benchmark import ours as module
     elif name == "ONNX Runtime":
         from effdet_jax.benchmark import onnx_peer as module
     else:
         from effdet_jax.benchmark import torch_peer as module
-    return module.prepare(name, work, folder)
+    return module
 
 
 def main() -> None:
@@ -33,7 +38,8 @@ def main() -> None:
     folder = pathlib.Path(job["folder"])
     work = Work.of(job["work"])
     started = time.perf_counter()
-    call, result = prepare(job["name"], work, folder)
+    module = contestant_module(job["name"])
+    call, result = module.prepare(job["name"], work, folder)
     call()
     first_seconds = time.perf_counter() - started
     path = folder / f"{job['name'].replace(' ', '-')}.npy"
@@ -45,7 +51,7 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if "end" in message:
-            _answer(peak_mib=_peak_mib())
+            _answer(peak_mib=_peak_mib() if work.device == "cpu" else module.gpu_peak_mib())
             return
         _answer(milliseconds=_turn(call, message["seconds"]))
 

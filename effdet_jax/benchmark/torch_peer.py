@@ -4,6 +4,7 @@ The network's statistics are calibrated first. Uncalibrated ones let activations
 through a hundred layers, and times of such a network aren't those of a trained one.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,7 @@ def network(work: Work) -> torch.nn.Module:
 
 def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     """Weights, inputs and, where asked for, the exported network: what all contestants read."""
+    _use_device_of(work)
     model = network(work)
     rng = np.random.default_rng(0)
     batch, (height, width) = work.batch_size, work.image_size
@@ -63,10 +65,12 @@ def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
         "boxes": np.concatenate([corners, corners + sides], -1).astype(np.float32),
         "labels": rng.integers(0, 90, (batch, BOXES_PER_IMAGE)).astype(np.int32),
     }
-    with torch.no_grad():
-        outputs = model(torch.from_numpy(normal.transpose(0, 3, 1, 2)))
-    logits, deltas = (by_anchor(_rows_first(x), last) for x, last in zip(outputs, (90, 4)))
-    np.savez(folder / INPUTS, logits=logits, deltas=deltas, **arrays)
+    if work.task == "postprocess":
+        with torch.no_grad():
+            outputs = model(_tensor(normal, channels_last=False))
+        for name, levels, last in zip(("logits", "deltas"), outputs, (90, 4)):
+            arrays[name] = by_anchor(_rows_first(levels), last)
+    np.savez(folder / INPUTS, **arrays)
     if onnx:
         image = torch.zeros(batch, 3, height, width)
         torch.onnx.export(model, (image,), folder / ONNX, dynamo=True, opset_version=18)
@@ -83,11 +87,17 @@ def _photos(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.n
 
 def _rows_first(levels: Any) -> list[np.ndarray]:
     """[B, A·D, H, W] per level → [B, H, W, A·D]."""
-    return [x.permute(0, 2, 3, 1).numpy() for x in levels]
+    return [_numpy(x.permute(0, 2, 3, 1)) for x in levels]
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()
 
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
-    """See `runner.prepare`."""
+    """See `runner.contestant_module`."""
+    _use_device_of(work)
+    torch.backends.cudnn.benchmark = True
     model = network(work)
     model.load_state_dict(load_file(folder / WEIGHTS))
     channels_last = name != "PyTorch"
@@ -100,13 +110,28 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
         "postprocess": _postprocess,
         "train": _train,
     }
-    return prepared[work.task](model, arrays, channels_last, name == "PyTorch compiled")
+    return prepared[work.task](model, work, arrays, channels_last, name == "PyTorch compiled")
+
+
+def _use_device_of(work: Work) -> None:
+    """Whatever torch makes from here on, it makes there."""
+    torch.set_default_device("cuda" if work.device == "gpu" else "cpu")
+
+
+def gpu_peak_mib() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def _tensor(images: np.ndarray, channels_last: bool) -> torch.Tensor:
     """[B, H, W, 3] → [B, 3, H, W] in the memory format of the network."""
-    x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    x = _placed(images).permute(0, 3, 1, 2)
+    return x.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+
+
+def _placed(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(torch.get_default_device())
 
 
 def _normalized(images: np.ndarray, channels_last: bool) -> torch.Tensor:
@@ -114,19 +139,23 @@ def _normalized(images: np.ndarray, channels_last: bool) -> torch.Tensor:
     return _tensor(images, channels_last).float().sub_(mean).div_(std)
 
 
-def _forward(model, arrays, channels_last, compiled):
-    model.eval()
-    x = _tensor(arrays["normal"], channels_last)
+def _forward(model, work, arrays, channels_last, compiled):
+    dtype = getattr(torch, work.dtype)
+    model.eval().to(dtype)
+    x = _tensor(arrays["normal"], channels_last).to(dtype)
     run = torch.compile(model) if compiled else model
 
     @torch.no_grad()
     def call():
-        return run(x)
+        levels = run(x)
+        if work.device == "gpu":
+            torch.cuda.synchronize()
+        return levels
 
     return call, as_result(*map(_rows_first, call()))
 
 
-def _detect(model, arrays, channels_last, compiled):
+def _detect(model, work, arrays, channels_last, compiled):
     """Resize and normalise as effdet's loaders do; then `DetBenchPredict`."""
     bench = effdet.DetBenchPredict(model.eval())
     if compiled:
@@ -144,10 +173,10 @@ def _detect(model, arrays, channels_last, compiled):
         }
         return bench(x, info)
 
-    return call, call()[..., 4].numpy()
+    return call, _numpy(call()[..., 4])
 
 
-def _postprocess(model, arrays, channels_last, compiled):
+def _postprocess(model, work, arrays, channels_last, compiled):
     """effdet's own selection, decoding and NMS from the levels that its network returns."""
     from effdet.bench import _batch_detection, _post_process
 
@@ -162,7 +191,7 @@ def _postprocess(model, arrays, channels_last, compiled):
         boxes = bench.anchors.boxes
         return _batch_detection(len(scores), scores, deltas, boxes, indices, classes)
 
-    return call, call()[..., 4].numpy()
+    return call, _numpy(call()[..., 4])
 
 
 def _levels(flat: np.ndarray, config: Any) -> list[torch.Tensor]:
@@ -172,29 +201,37 @@ def _levels(flat: np.ndarray, config: Any) -> list[torch.Tensor]:
         height, width = (-(-side // 2**level) for side in config.image_size)
         count = height * width * 9
         part = flat[:, start : start + count].reshape(len(flat), height, width, -1)
-        levels.append(torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))))
+        levels.append(_placed(np.ascontiguousarray(part.transpose(0, 3, 1, 2))))
         start += count
     return levels
 
 
-def _train(model, arrays, channels_last, compiled):
-    """Labels, forward, loss, backward, clipping, SGD and moving averages, as ours does."""
+def _train(model, work, arrays, channels_last, compiled):
+    """Labels, forward, loss, backward, clipping, SGD and moving averages, as ours does.
+
+    On a GPU labels are made once, before: effdet takes images one by one, which its users leave to
+    the processes that load data.
+    """
     from timm.utils import ModelEmaV3
 
     bench = effdet.DetBenchTrain(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     averages = ModelEmaV3(model, decay=EMA_DECAY)
-    boxes = torch.from_numpy(arrays["boxes"])
-    labels = torch.from_numpy(arrays["labels"]).float() + 1  # effdet's classes start at 1.
+    boxes = _placed(arrays["boxes"])
+    labels = _placed(arrays["labels"]).float() + 1  # effdet's classes start at 1.
+    kind = torch.get_default_device().type
+    label = functools.partial(bench.anchor_labeler.batch_label_anchors, boxes, labels)
+    made_before = label() if work.device == "gpu" else None
 
     def loss_of(x, classes, deltas, num_positives):
-        return bench.loss_fn(*model(x), classes, deltas, num_positives)[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=work.dtype == "bfloat16"):
+            return bench.loss_fn(*model(x), classes, deltas, num_positives)[0]
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
 
     def call():
         x = _normalized(arrays["images"], channels_last)
-        targets = bench.anchor_labeler.batch_label_anchors(boxes, labels)
+        targets = made_before or label()
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(x, *targets)
         loss.backward()

@@ -43,8 +43,8 @@ def test_growth_is_the_power_of_pixels(report):
 
 def test_models_grow_by_their_multiply_adds(monkeypatch, capsys):
     monkeypatch.setattr(growth, "benchmark", fake_benchmark)
-    monkeypatch.setattr(growth, "MODELS", ("efficientdet-d0", "efficientdet-d1"))
-    growth.main(get_config(), ("model",), ("forward",), rounds=2, out="", as_json=True)
+    models = ("efficientdet-d0", "efficientdet-d1")
+    growth.main(get_config(), ("model",), models, ("forward",), rounds=2, out="", as_json=True)
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["at"] for row in rows] == ["efficientdet-d0", "efficientdet-d1"]
     assert [round(row["amount"] / 1e9, 1) for row in rows] == [2.5, 6.0]  # The paper, table 2.
@@ -61,4 +61,4 @@ def test_without_matplotlib_it_says_so_before_measuring(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = str(tmp_path / "growth.png")
     with pytest.raises(ConfigError, match=r"effdet_jax\[plot\]"):
-        growth.main(get_config(), ("size",), ("input",), rounds=2, out=out, as_json=False)
+        growth.main(get_config(), ("size",), (), ("input",), rounds=2, out=out, as_json=False)

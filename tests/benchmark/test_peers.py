@@ -1,10 +1,12 @@
+import dataclasses
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from effdet_jax.benchmark import peers, runner
+from effdet_jax.benchmark import ours, peers, runner
 from effdet_jax.benchmark.contest import Contestant, ContestError, Load, Work, race
 
 WORK = Work("forward", "d0", 1, (512, 512))
@@ -70,9 +72,27 @@ def test_a_contestant_that_dies_says_why(tmp_path):
         Contestant("ours", WORK, tmp_path)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="needs a machine without a GPU")
+def test_no_cpu_runs_for_a_gpu(tmp_path):
+    work = dataclasses.replace(WORK, device="gpu", dtype="bfloat16")
+    with pytest.raises(RuntimeError, match="batch 1 bfloat16' is to run on a gpu; jax has found a"):
+        ours.prepare("ours", work, tmp_path)
+
+
+def test_a_batch_size_takes_the_place_of_all(monkeypatch, capsys):
+    raced = []
+    monkeypatch.setattr(peers, "compare", lambda goals, **_: raced.extend(goals) or {})
+    assert peers.main("forward d0", "gpu", 2, 1, 0.0, True) == 0
+    assert [goal.work.title for goal in raced] == ["forward d0 512 batch 2 bfloat16"]
+
+
 def test_unknown_works_list_the_known(capsys):
-    assert peers.main("sleep", 1, 0.0, True) == 2
-    assert "no work begins with 'sleep'; there are forward d0 512" in capsys.readouterr().err
+    assert peers.main("sleep", "cpu", 0, 1, 0.0, True) == 2
+    error = capsys.readouterr().err
+    assert "no work begins with 'sleep'; there are forward d0 512 batch 1;" in error
+    assert "bfloat16" not in error
+    assert peers.main("detect", "gpu", 0, 1, 0.0, True) == 2
+    assert "there are forward d0 512 batch 1 bfloat16;" in capsys.readouterr().err
 
 
 def test_the_table_says_what_was_reached():
@@ -93,6 +113,6 @@ def test_the_table_says_what_was_reached():
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("effdet"), reason="needs effdet_jax[peers]")
 def test_ours_and_pytorch_agree_on_detections_and_are_timed(capsys):
-    assert peers.main("postprocess", 1, 0.1, True) == 0
+    assert peers.main("postprocess", "cpu", 0, 1, 0.1, True) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["work"] == "postprocess d0 512 batch 1" and row["ratio"] > 0
