@@ -163,7 +163,6 @@ def top_k_pairs(
       levels: logits of each level's anchors; anchors are counted through all levels.
       k: pairs; fewer if there are no more.
     """
-    # Level by level: of all logits together XLA would make a copy to look through. Not so below,
     # Level by level: XLA copies what is concatenated to look for maxima in it, not to take rows.
     of_anchors = jnp.concatenate([jnp.max(level, axis=1) for level in levels])
     logits = jnp.concatenate(levels)
@@ -213,7 +212,8 @@ def _best_by_counting(
     equal_so_far = _cumulative_count(equal)
     place = _cumulative_count(larger) + jnp.minimum(equal_so_far, room) - 1
     place = jnp.where(larger | (equal & (equal_so_far <= room)), place, k)
-    indices = jnp.zeros(k, jnp.int32).at[place].set(jnp.arange(values.size), mode="drop")
+    everyone = jnp.arange(values.size, dtype=jnp.int32)
+    indices = jnp.zeros(k, jnp.int32).at[place].set(everyone, mode="drop")
     return indices, jnp.min(values[indices])
 
 

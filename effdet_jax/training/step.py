@@ -60,11 +60,8 @@ def make_train_step(
             # What 'fsdp' splits is gathered once, here; its gradient is summed and split again.
             variables = jax.lax.with_sharding_constraint(variables, replicated(mesh))
             grads, batch_stats, parts = compute_grads(variables, batch, targets, key)
-            return (
-                grads,
-                batch_stats,
-                {**parts, "data/num_positives": jnp.sum(targets.num_positives)},
-            )
+            metrics = {**parts, "data/num_positives": jnp.sum(targets.num_positives)}
+            return grads, batch_stats, metrics
 
     def update(state, grads, batch_stats, metrics):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
