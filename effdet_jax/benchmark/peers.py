@@ -178,7 +178,8 @@ def _write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join(done.stderr.splitlines()[-12:])
-        hint = "\nThe peers come with: pip install 'effdet_jax[peers]'"
+        missing = "ModuleNotFoundError" in done.stderr
+        hint = "\nThe peers come with: pip install 'effdet_jax[peers]'" if missing else ""
         raise ContestError(f"the inputs of '{work.title}' could not be made:\n{last}{hint}")
 
 

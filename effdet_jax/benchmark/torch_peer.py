@@ -40,8 +40,8 @@ def network(work: Work) -> torch.nn.Module:
 
 def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     """Weights, inputs and, where asked for, the exported network: what all contestants read."""
-    _use_device_of(work)
-    model = network(work)
+    device = _device(work)
+    model = network(work).to(device)
     rng = np.random.default_rng(0)
     batch, (height, width) = work.batch_size, work.image_size
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -49,7 +49,7 @@ def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(torch.randn(2, 3, height, width))
+        model.train()(torch.randn(2, 3, height, width, device=device))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
         norm.running_var.clamp_(min=0.3 * float(norm.running_var.mean()) + 1e-6)
@@ -67,7 +67,7 @@ def write_inputs(work: Work, folder: pathlib.Path, *, onnx: bool) -> None:
     }
     if work.task == "postprocess":
         with torch.no_grad():
-            outputs = model(_tensor(normal, channels_last=False))
+            outputs = model(_tensor(normal, False, device))
         for name, levels, last in zip(("logits", "deltas"), outputs, (90, 4)):
             arrays[name] = by_anchor(_rows_first(levels), last)
     np.savez(folder / INPUTS, **arrays)
@@ -96,13 +96,13 @@ def _numpy(x: torch.Tensor) -> np.ndarray:
 
 def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
     """See `runner.contestant_module`."""
-    _use_device_of(work)
     torch.backends.cudnn.benchmark = True
     model = network(work)
     model.load_state_dict(load_file(folder / WEIGHTS))
     channels_last = name != "PyTorch"
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
+    model = model.to(_device(work))
     arrays = dict(np.load(folder / INPUTS))
     prepared = {
         "forward": _forward,
@@ -113,36 +113,33 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
     return prepared[work.task](model, work, arrays, channels_last, name == "PyTorch compiled")
 
 
-def _use_device_of(work: Work) -> None:
-    """Whatever torch makes from here on, it makes there."""
-    torch.set_default_device("cuda" if work.device == "gpu" else "cpu")
+def _device(work: Work) -> torch.device:
+    return torch.device("cuda" if work.device == "gpu" else "cpu")
 
 
 def gpu_peak_mib() -> float:
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def _tensor(images: np.ndarray, channels_last: bool) -> torch.Tensor:
+def _tensor(images: np.ndarray, channels_last: bool, device: torch.device) -> torch.Tensor:
     """[B, H, W, 3] → [B, 3, H, W] in the memory format of the network."""
-    x = _placed(images).permute(0, 3, 1, 2)
+    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     return x.contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
 
 
-def _placed(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array).to(torch.get_default_device())
-
-
-def _normalized(images: np.ndarray, channels_last: bool) -> torch.Tensor:
-    mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return _tensor(images, channels_last).float().sub_(mean).div_(std)
+def _normalized(images: np.ndarray, channels_last: bool, device: torch.device) -> torch.Tensor:
+    mean, std = (
+        255 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
+    return _tensor(images, channels_last, device).float().sub_(mean).div_(std)
 
 
 def _forward(model, work, arrays, channels_last, compiled):
     dtype = getattr(torch, work.dtype)
     model.eval().to(dtype)
-    x = _tensor(arrays["normal"], channels_last).to(dtype)
+    x = _tensor(arrays["normal"], channels_last, _device(work)).to(dtype)
     run = torch.compile(model) if compiled else model
 
     @torch.no_grad()
@@ -160,13 +157,13 @@ def _detect(model, work, arrays, channels_last, compiled):
     bench = effdet.DetBenchPredict(model.eval())
     if compiled:
         bench.model = torch.compile(model)
-    resize = ResizePad(model.config.image_size)
+    resize, device = ResizePad(model.config.image_size), _device(work)
     photos = arrays["photos"]
 
     @torch.no_grad()
     def call():
         placed = [resize(Image.fromarray(photo), {}) for photo in photos]
-        x = _normalized(np.stack([np.asarray(image) for image, _ in placed]), channels_last)
+        x = _normalized(np.stack([np.asarray(image) for image, _ in placed]), channels_last, device)
         info = {
             "img_scale": torch.tensor([anno["img_scale"] for _, anno in placed]),
             "img_size": torch.tensor([photo.shape[1::-1] for photo in photos], dtype=torch.float32),
@@ -201,7 +198,7 @@ def _levels(flat: np.ndarray, config: Any) -> list[torch.Tensor]:
         height, width = (-(-side // 2**level) for side in config.image_size)
         count = height * width * 9
         part = flat[:, start : start + count].reshape(len(flat), height, width, -1)
-        levels.append(_placed(np.ascontiguousarray(part.transpose(0, 3, 1, 2))))
+        levels.append(torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))))
         start += count
     return levels
 
@@ -214,23 +211,25 @@ def _train(model, work, arrays, channels_last, compiled):
     """
     from timm.utils import ModelEmaV3
 
-    bench = effdet.DetBenchTrain(model).train()
+    device = _device(work)
+    bench = effdet.DetBenchTrain(model).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     averages = ModelEmaV3(model, decay=EMA_DECAY)
-    boxes = _placed(arrays["boxes"])
-    labels = _placed(arrays["labels"]).float() + 1  # effdet's classes start at 1.
-    kind = torch.get_default_device().type
+    boxes = torch.from_numpy(arrays["boxes"]).to(device)
+    labels = (
+        torch.from_numpy(arrays["labels"]).to(device).float() + 1
+    )  # effdet's classes start at 1.
     label = functools.partial(bench.anchor_labeler.batch_label_anchors, boxes, labels)
     made_before = label() if work.device == "gpu" else None
 
     def loss_of(x, classes, deltas, num_positives):
-        with torch.autocast(kind, torch.bfloat16, enabled=work.dtype == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=work.dtype == "bfloat16"):
             return bench.loss_fn(*model(x), classes, deltas, num_positives)[0]
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
 
     def call():
-        x = _normalized(arrays["images"], channels_last)
+        x = _normalized(arrays["images"], channels_last, device)
         targets = made_before or label()
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(x, *targets)
