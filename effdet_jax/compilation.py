@@ -50,6 +50,22 @@ class TwoPrograms(NamedTuple):
             return TwoPrograms(*pool.map(lambda half: half.compile(compiler_options), self))
 
 
+def peak_memory(compiled: Any) -> int:
+    """Bytes that a compiled function takes at its peak: arguments, results, temporaries.
+
+    `peak_memory_in_bytes`, where a backend has it, leaves out gaps between buffers.
+    """
+    if isinstance(compiled, TwoPrograms):
+        return max(map(peak_memory, compiled))
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
 def compile_for(function: Any, *arguments: Any, options: dict[str, Any] | None = None) -> Any:
     """A jitted function compiled for its arguments, with XLA's options.
 

@@ -86,6 +86,7 @@ def test_two_programs_are_compiled_and_called_as_one():
 
     both = compilation.TwoPrograms(jax.jit(first), jax.jit(second, donate_argnums=0))
     compiled = compilation.compile_for(both, {"a": jnp.ones(3)}, jnp.arange(3.0))
+    assert compilation.peak_memory(compiled) == max(map(compilation.peak_memory, compiled)) > 0
     for function in (both, compiled):
         state = {"a": jnp.array([1.0, 2.0, 3.0])}
         new_state, total = function(state, jnp.arange(3.0))

@@ -91,9 +91,7 @@ def main(only: str, device: str, batch_size: int, turns: int, seconds: float, as
         goals = goals_named(only, device)
         if batch_size:
             changed = (dataclasses.replace(goal, batch_size=batch_size) for goal in goals)
-            goals = list(
-                dict.fromkeys(changed)
-            )  # What differed by its batch alone is one work now.
+            goals = list(dict.fromkeys(changed))  # Those of other batches are the same now.
         report = compare(goals, turns=turns, seconds=seconds)
     except ContestError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -215,10 +215,8 @@ def _train(model, work, arrays, channels_last, compiled):
     bench = effdet.DetBenchTrain(model).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     averages = ModelEmaV3(model, decay=EMA_DECAY)
-    boxes = torch.from_numpy(arrays["boxes"]).to(device)
-    labels = (
-        torch.from_numpy(arrays["labels"]).to(device).float() + 1
-    )  # effdet's classes start at 1.
+    boxes, labels = (torch.from_numpy(arrays[name]).to(device) for name in ("boxes", "labels"))
+    labels = labels.float() + 1  # effdet's classes start at 1.
     label = functools.partial(bench.anchor_labeler.batch_label_anchors, boxes, labels)
     made_before = label() if work.device == "gpu" else None
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag
-from effdet_jax.compilation import TwoPrograms, compile_for
+from effdet_jax.compilation import compile_for, peak_memory
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.shapes import Shapes
 from effdet_jax.detections import make_detect
@@ -185,19 +185,8 @@ def _row(
         "peak_mib": None,
     }
     if compiled is not None:
-        programs = compiled if isinstance(compiled, TwoPrograms) else [compiled]
-        row["peak_mib"] = round(max(map(_memory, programs)) / 2**20, 1)
+        row["peak_mib"] = round(peak_memory(compiled) / 2**20, 1)
     return row
-
-
-def _memory(compiled: Any) -> int:
-    memory = compiled.memory_analysis()
-    return (
-        memory.temp_size_in_bytes
-        + memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
 
 
 def _table(report: Mapping[str, Any]) -> list[str]:

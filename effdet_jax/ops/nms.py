@@ -174,7 +174,8 @@ def top_k_pairs(
             default=functools.partial(_best_by_sorting, k=k),
         )
         # What can't be among the best never enters the second search.
-        logits = jnp.where(logits[anchors] < last, -jnp.inf, logits[anchors])
+        logits = logits[anchors]
+        logits = jnp.where(logits < last, -jnp.inf, logits)
     num_classes = logits.shape[1]
     best, flat = lax.top_k(logits.reshape(-1), min(k, logits.size))
     return best, anchors[flat // num_classes], flat % num_classes
@@ -218,7 +219,7 @@ def _best_by_counting(
 
 
 def _cumulative_count(mask: Bool[Array, " N"]) -> Int[Array, " N"]:
-    """How many are true up to and with each one; in blocks, since XLA's steps grow with the length."""
+    """How many are true up to and with each one; by blocks, since XLA's steps grow with the length."""
     blocks = -(-mask.size // BLOCK)
     padded = jnp.pad(mask, (0, blocks * BLOCK - mask.size)).reshape(blocks, BLOCK)
     within = jnp.cumsum(padded, axis=1, dtype=jnp.int32)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from effdet_jax.compilation import peak_memory
 from effdet_jax.planning.hlo import Collective, estimated_cycles, memory_traffic, parse_collectives
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -52,13 +53,9 @@ class Program:
 
 def inspect(compiled: Any) -> Program:
     """The figures of a `jax.stages.Compiled`."""
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    cost, text = compiled.cost_analysis(), compiled.as_text()
     return Program(
-        # `peak_memory_in_bytes`, where a backend has it, leaves out gaps between buffers.
-        peak=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
+        peak=peak_memory(compiled),
         traffic=memory_traffic(text),
         flops=(cost or {}).get("flops", 0.0),
         cycles=estimated_cycles(text),
