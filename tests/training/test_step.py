@@ -191,8 +191,8 @@ def test_microbatches_and_recomputing_change_no_gradient():
     whole, (metrics,) = run(ONE, [batch])
     parts, (metrics_of_parts,) = run(ONE, [batch], microbatches=2, remat="full")
     for name in metrics:
-        # What is float32 all the same, the box loss, may be rounded the other way (jax 0.7).
-        rtol = 2e-7 if metrics[name].dtype == np.float32 else 1e-9
+        # The box loss is float32 all the same: its last bit differs (jax 0.7), and with it the total.
+        rtol = 2e-7 if metrics[name].dtype == np.float32 else 5e-9
         np.testing.assert_allclose(metrics_of_parts[name], metrics[name], rtol=rtol, err_msg=name)
     for tree in ("params", "opt_state"):
         jax.tree.map(
