@@ -4,7 +4,9 @@ import functools
 import gc
 import hashlib
 import os
+import pathlib
 import platform
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -114,7 +116,7 @@ def keep_programs():
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    folder = os.path.join(cache_folder(), "programs", _instructions())
+    folder = os.path.join(cache_folder(), "programs", instructions())
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
@@ -122,7 +124,7 @@ def keep_programs():
     jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def _instructions() -> str:
+def instructions() -> str:
     """A short name for what this processor can execute."""
     known = platform.machine() + platform.processor()
     try:
@@ -131,3 +133,14 @@ def _instructions() -> str:
     except OSError:
         pass  # Not Linux.
     return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+
+def source_hash(sources: Iterable[str] = ("",)) -> str:
+    """Of the package's own Python files, or of those and folders given."""
+    root = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sources:
+        path = root / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -19,6 +20,7 @@ from effdet_jax.evaluation.coco import coco_dataset
 from effdet_jax.evaluation.loop import Evaluation, evaluate, with_rows
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
+from effdet_jax.training.kept import KeptStep
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.plan import Plan
 from effdet_jax.training.processes import wait_for_all
@@ -129,6 +131,34 @@ def train_step_of(config: ConfigDict, model: Detector, plan: Plan, mesh: Mesh) -
         loss_options=dict(config.loss),
         microbatches=config.microbatches,
     )
+
+
+# Sections and values of a config that the training step has nothing to do with. What lasts how long
+# comes to it by the plan.
+_NOT_OF_THE_STEP = (
+    "augment",
+    "checkpoint_every_epochs",
+    "data",
+    "eval",
+    "init",
+    "keep_checkpoints",
+    "log_every_steps",
+    "max_bad_steps",
+    "num_epochs",
+    "num_steps",
+)
+
+
+def kept_step_of(config: ConfigDict, model: Detector, plan: Plan, mesh: Mesh) -> KeptStep:
+    """The step of `train_step_of`, compiled, as an earlier start may have left it."""
+    plain = configs.plain(config)
+    key = {
+        "config": {name: plain[name] for name in plain if name not in _NOT_OF_THE_STEP},
+        "max_boxes": config.data.max_boxes,
+        "model": [repr(model.spec), jnp.dtype(model.dtype).name, model.remat],
+        "plan": [plan.total_steps, plan.warmup_steps, plan.drop_steps],
+    }
+    return KeptStep(key, mesh)
 
 
 def evaluator_of(

@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag, run
-from effdet_jax.compilation import cache_folder
+from effdet_jax.compilation import cache_folder, source_hash
 from effdet_jax.counts import summarize
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
 from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
 from effdet_jax.planning import aot, chips, roofline
-from effdet_jax.planning.cache import Cache, source_hash
+from effdet_jax.planning.cache import SOURCES, Cache
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job, Target, lines, make_report
 from effdet_jax.planning.search import largest_fitting
@@ -179,7 +179,7 @@ class Planner:
             "target": [target.name, target.devices],
             "full": self._full,
             "versions": versions(),
-            "source": source_hash(),
+            "source": source_hash(SOURCES),
         }
 
         def compile() -> tuple[Job, Program]:

@@ -4,15 +4,13 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import effdet_jax
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job
 
-# What makes the program; a change anywhere in them may change the figures.
+# What makes the program, for `source_hash`; a change anywhere in them may change the figures.
 SOURCES = (
     "compilation.py",
     "experiment.py",
@@ -25,17 +23,6 @@ SOURCES = (
     "training",
     "variants.py",
 )
-
-
-def source_hash(sources: Iterable[str] = SOURCES) -> str:
-    """Of the package's own files that make the program."""
-    root = pathlib.Path(effdet_jax.__file__).parent
-    digest = hashlib.sha256()
-    for source in sources:
-        path = root / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 class Cache:
