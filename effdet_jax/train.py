@@ -159,8 +159,8 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     batch = next(batches)
     if start_step == 0:
         _show_batch(run, writer, batch)
-    step = _compile_step(run, state, batch)
     evaluator = _Evaluator(run, writer)
+    step = _compile_step(run, state, batch)
 
     # The loop.
     watch = StepWatch(
