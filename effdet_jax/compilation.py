@@ -1,12 +1,13 @@
 """How XLA compiles for a mesh's devices, and compiled programs kept on disk for the next start."""
 
+import contextlib
 import functools
 import gc
 import hashlib
 import os
 import pathlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -86,19 +87,25 @@ def peak_memory(compiled: Any) -> int:
 
 
 def compile_for(function: Any, *arguments: Any, options: dict[str, Any] | None = None) -> Any:
-    """A jitted function compiled for its arguments, with XLA's options.
+    """A jitted function compiled for its arguments, with XLA's options."""
+    with no_garbage_collection():
+        lowered = function.lower(*arguments)
+    return lowered.compile(compiler_options=options)
 
-    Python's garbage collector waits meanwhile: it takes a fifth of the time to trace a training step,
-    looking through ever more objects that are all in use.
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """For tracing: Python's collector takes up to a fifth of the time.
+
+    It looks through ever more objects that are all in use.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        lowered = function.lower(*arguments)
+        yield
     finally:
         if collecting:
             gc.enable()
-    return lowered.compile(compiler_options=options)
 
 
 def cache_folder() -> str:
