@@ -264,6 +264,7 @@ def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray])
         step = train_step_of(run.config, run.model, run.plan, run.mesh)
         compiled = run.kept.compile(step, state, placed)
         print(format_duration(time.time() - started), flush=True)
+        run.kept.keep(compiled)
     give_back()
     wait_for_all("step compiled")
     return compiled

@@ -25,8 +25,9 @@ KEPT_STEPS = 16  # Files; the one not used for longest goes first.
 class KeptStep:
     """The compiled step of a run, as an earlier start may have left it.
 
-    It lies beside the programs that jax keeps, and only where jax keeps any. Several processes keep
-    none: all must run the same program, and each would find its own.
+    It lies beside the programs that jax keeps, and only where jax keeps any; like those it must lie
+    where nobody else writes, for what is read is run. Several processes keep none: all must run the
+    same program, and each would find its own.
 
     Args:
       key: all that the step follows from, as JSON; versions, the package's own code, jax's settings,
@@ -62,16 +63,20 @@ class KeptStep:
         return step
 
     def compile(self, step: Any, *arguments: Any) -> Any:
-        """`step` compiled for the arguments, and kept; training goes on if it can't be."""
+        """`step` compiled for the arguments, so that it can be kept."""
         if not self.path:
             return compile_for(step, *arguments)
         with _without_cache():
-            compiled = compile_for(step, *arguments)
+            return compile_for(step, *arguments)
+
+    def keep(self, compiled: Any):
+        """Writes what `compile` has returned, for the next start; says if that can't be done."""
+        if not self.path:
+            return
         try:
             self._write(compiled)
         except Exception as error:  # noqa: BLE001 (a full disk, devices that can't serialise, …)
             print(f"warning: the compiled step isn't kept for the next start: {error!r}")
-        return compiled
 
     def _write(self, compiled: Any):
         parts = []
@@ -89,14 +94,16 @@ class KeptStep:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
-        files = [entry for entry in os.scandir(folder) if entry.name.endswith(".step")]
-        for entry in sorted(files, key=lambda entry: entry.stat().st_mtime)[:-KEPT_STEPS]:
-            os.remove(entry.path)
+        with contextlib.suppress(FileNotFoundError):  # Another process has removed it.
+            files = [entry for entry in os.scandir(folder) if entry.name.endswith(".step")]
+            for entry in sorted(files, key=lambda entry: entry.stat().st_mtime)[:-KEPT_STEPS]:
+                os.remove(entry.path)
 
     def _read(self) -> Any:
         with open(self.path, "rb") as file:
             parts = pickle.loads(zlib.decompress(file.read()))
-        os.utime(self.path)
+        with contextlib.suppress(PermissionError):
+            os.utime(self.path)
         with ThreadPoolExecutor(len(parts)) as pool:
             loaded = list(pool.map(self._load, parts))
         return TwoPrograms(*loaded) if len(loaded) > 1 else loaded[0]

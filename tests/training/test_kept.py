@@ -74,7 +74,9 @@ def one_program():
 def compile_and_read(mesh, step, key=None) -> tuple:
     """What was compiled, and what the next start reads of it."""
     key = key or {"seed": 0}
-    compiled = KeptStep(key, mesh).compile(step, new_state(mesh), BATCH)
+    first = KeptStep(key, mesh)
+    compiled = first.compile(step, new_state(mesh), BATCH)
+    first.keep(compiled)
     again = KeptStep(key, mesh)
     again.read()
     return compiled, again.get(new_state(mesh), BATCH)
@@ -159,9 +161,9 @@ def test_a_damaged_file_is_named_and_replaced(capsys):
 
 def test_what_cannot_be_written_does_not_stop_a_run(folder, capsys):
     (folder / "steps").write_text("")
-    compiled = KeptStep({"seed": 0}, mesh_of(1)).compile(
-        two_programs(), new_state(mesh_of(1)), BATCH
-    )
+    kept_step = KeptStep({"seed": 0}, mesh_of(1))
+    compiled = kept_step.compile(two_programs(), new_state(mesh_of(1)), BATCH)
+    kept_step.keep(compiled)
     assert compiled(new_state(mesh_of(1)), BATCH)[1]["loss"] > 0
     assert "warning: the compiled step isn't kept" in capsys.readouterr().out
 
@@ -181,7 +183,9 @@ def test_nothing_is_kept_where_jax_keeps_nothing_or_elsewhere(monkeypatch):
     without = KeptStep({}, mesh_of(1))
     without.read()
     assert without.path == "" and without.get() is None
-    assert without.compile(jax.jit(lambda x: x + 1), 1.0)(1.0) == 2
+    compiled = without.compile(jax.jit(lambda x: x + 1), 1.0)
+    without.keep(compiled)
+    assert compiled(1.0) == 2
 
 
 def test_the_longest_unused_go_first(folder, monkeypatch):
