@@ -142,6 +142,13 @@ def instructions() -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
+def processors() -> int:
+    """How many of this machine's the process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def source_hash(sources: Iterable[str] = ("",)) -> str:
     """Of the package's own Python files, or of those and folders given."""
     root = pathlib.Path(__file__).parent

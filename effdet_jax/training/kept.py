@@ -17,8 +17,13 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from effdet_jax.compilation import TwoPrograms, compile_for, instructions, source_hash
+from effdet_jax.compilation import TwoPrograms, compile_for, instructions, processors, source_hash
 
+ENVIRONMENT = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "NPROC",
+)  # What XLA compiles by besides jax's settings.
 KEPT_STEPS = 16  # Files; the one not used for longest goes first.
 
 
@@ -138,7 +143,8 @@ def _path(key: Mapping[str, Any], mesh: Mesh) -> str:
         "platform": [devices[0].client.platform_version, devices[0].device_kind, instructions()],
         "mesh": [dict(mesh.shape), [device.id for device in devices]],
         "jax": jax.config.values,
-        "flags": {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
+        "environment": [os.environ.get(name) for name in ENVIRONMENT],
+        "processors": processors(),  # For so many a CPU's program divides its work.
     }
     text = json.dumps(whole, sort_keys=True, default=repr)
     return os.path.join(folder, "steps", hashlib.sha256(text.encode()).hexdigest()[:24] + ".step")

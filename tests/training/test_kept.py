@@ -125,9 +125,12 @@ def test_another_key_mesh_or_code_is_another_step(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
     monkeypatch.undo()
+    monkeypatch.setattr(kept, "processors", lambda: 1000)
+    others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
+    monkeypatch.undo()
     monkeypatch.setattr(kept, "source_hash", lambda: "another")
     others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
-    assert len({path, *others}) == 6
+    assert len({path, *others}) == 7
     nothing = KeptStep({"seed": 2}, mesh_of(1))
     nothing.read()
     assert nothing.get(new_state(mesh_of(1)), BATCH) is None
