@@ -17,6 +17,7 @@ from effdet_jax.planning.aot import CompilerError
 from effdet_jax.planning.chips import TopologyError
 from effdet_jax.training.processes import ProcessError
 from effdet_jax.training.watch import TrainingError
+from effdet_jax.training.workdir import WorkdirInUseError
 
 # Errors whose message says all that a user needs.
 USER_ERRORS = (
@@ -28,6 +29,7 @@ USER_ERRORS = (
     ProcessError,
     TopologyError,
     TrainingError,
+    WorkdirInUseError,
 )
 
 

@@ -50,6 +50,7 @@ from effdet_jax.training.state import TrainState
 from effdet_jax.training.step import Step
 from effdet_jax.training.stop import StopSignal
 from effdet_jax.training.watch import StepWatch, format_duration
+from effdet_jax.training.workdir import only_training_in
 
 PICTURES = 9  # Images drawn of the first batch and of each evaluation.
 
@@ -90,6 +91,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     Raises:
       ConfigError, DataError, CheckpointError: what is wrong and what to type instead.
       TrainingError: too many steps in a row were no finite numbers.
+      WorkdirInUseError: another training writes there.
     """
     started = time.time()
     configs.validate(config)
@@ -109,6 +111,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     run = _Run(config, workdir, train_source, val_source, model, mesh, plan, kept)
 
     with (
+        only_training_in(workdir),
         closing(Checkpoints(os.path.join(workdir, LAST), config.keep_checkpoints)) as last,
         closing(Checkpoints(os.path.join(workdir, BEST))) as best,
     ):
