@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -46,7 +47,7 @@ def test_a_second_training_is_refused_and_told_of_the_first_until_that_is_gone(h
 def test_the_other_processes_of_a_run_do_not_ask(holder, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with only_training_in(tmp_path):
-        pass
+        assert f"process {holder.pid} on" in (tmp_path / ".lock").read_text()
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
@@ -55,4 +56,4 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdir.fcntl, "lockf", lockf)
     with only_training_in(tmp_path):
-        pass
+        assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
