@@ -1,6 +1,7 @@
 """Shared by all tests: eight fake CPU devices, and the recorded references where they exist."""
 
 import atexit
+import contextlib
 import os
 import pathlib
 import shutil
@@ -36,6 +37,19 @@ QUICK_FLAGS = UNOPTIMISED + " --xla_cpu_use_fusion_emitters=false"
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 # jaxlib 0.7.2 adds up on a CPU one by one, 2.5e-4 off after 4.4 million values; gradients don't mind.
 ROUNDING = 0.0 if jax.__version_info__ > (0, 7, 2) else 3e-4
+
+
+@contextlib.contextmanager
+def jax_settings(**values):
+    """jax.config with other values while within."""
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def shared(relative: str) -> pathlib.Path:

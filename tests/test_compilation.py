@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from effdet_jax import compilation
+from tests.conftest import jax_settings
 
 
 @pytest.fixture
 def no_folder_yet():
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    with jax_settings(jax_compilation_cache_dir=None):
+        yield
 
 
 PROGRAM = """

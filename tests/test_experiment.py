@@ -5,6 +5,7 @@ import pytest
 from effdet_jax.config import ConfigError, flatten, get_config
 from effdet_jax.experiment import kept_step_of, mesh_of, model_of, plan_of
 from effdet_jax.labels import COCO
+from tests.conftest import jax_settings
 
 
 def make_config(**changes):
@@ -91,9 +92,6 @@ def test_a_kept_step_is_that_of_what_the_step_follows_from(name, tmp_path):
         different = OTHER_VALUES[name]
     else:
         different = f"{value}x" if isinstance(value, str) else value + 1
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    try:
+    with jax_settings(jax_compilation_cache_dir=str(tmp_path)):
         same = path(get_config()) == path(make_config(**{name: different}))
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
     assert same == (name.startswith(SAME_STEP) and name != "data.max_boxes")

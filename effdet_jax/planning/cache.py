@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from effdet_jax.files import written_whole
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job
 
@@ -49,12 +50,10 @@ class Cache:
         job, program = make()
         if self._folder:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = f"{path}.{os.getpid()}"
-            with open(temporary, "w", encoding="utf-8") as file:
+            with written_whole(path) as file:
                 json.dump(
                     {"key": key, "job": dataclasses.asdict(job), "program": program.to_dict()},
                     file,
                     indent=1,
                 )
-            os.replace(temporary, path)
         return job, program

@@ -18,12 +18,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from effdet_jax.compilation import TwoPrograms, compile_for, instructions, processors, source_hash
+from effdet_jax.files import written_whole
 
-ENVIRONMENT = (
-    "XLA_FLAGS",
-    "LIBTPU_INIT_ARGS",
-    "NPROC",
-)  # What XLA compiles by besides jax's settings.
+# What XLA compiles by besides jax's settings.
+ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC")
 KEPT_STEPS = 16  # Files; the one not used for longest goes first.
 
 
@@ -91,14 +89,8 @@ class KeptStep:
             parts.append((program, *(tree.unflatten(range(tree.num_leaves)) for tree in trees)))
         folder = os.path.dirname(self.path)
         os.makedirs(folder, exist_ok=True)
-        temporary = f"{self.path}.{os.getpid()}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(zlib.compress(pickle.dumps(parts), level=1))
-            os.replace(temporary, self.path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
+        with written_whole(self.path, "wb") as file:
+            file.write(zlib.compress(pickle.dumps(parts), level=1))
         with contextlib.suppress(FileNotFoundError):  # Another process has removed it.
             files = [entry for entry in os.scandir(folder) if entry.name.endswith(".step")]
             for entry in sorted(files, key=lambda entry: entry.stat().st_mtime)[:-KEPT_STEPS]:

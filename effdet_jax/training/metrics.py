@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from effdet_jax.files import written_whole
+
 
 class MetricWriter:
     """Writes scalars and images of a run below its workdir.
@@ -62,7 +64,5 @@ def _drop_rows_after(path: str, step: int):
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    temporary = path + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
         file.writelines(kept)
-    os.replace(temporary, path)

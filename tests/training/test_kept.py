@@ -14,6 +14,7 @@ from effdet_jax.training.kept import KeptStep
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.sharding import make_mesh, replicate
 from effdet_jax.training.state import TrainState, state_of
+from tests.conftest import jax_settings
 
 OPTIMIZER = make_optimizer()
 BATCH = {"image": jnp.arange(8.0).reshape(8, 1)}
@@ -27,13 +28,9 @@ def folder(tmp_path):
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield tmp_path
-    for name, value in before.items():
-        jax.config.update(name, value)
+    with jax_settings(**settings):
+        compilation_cache.reset_cache()
+        yield tmp_path
     compilation_cache.reset_cache()
 
 
@@ -119,9 +116,8 @@ def test_another_key_mesh_or_code_is_another_step(monkeypatch):
     path = KeptStep({"seed": 0}, mesh_of(1)).path
     assert path == KeptStep({"seed": 0}, mesh_of(1)).path
     others = [KeptStep({"seed": 1}, mesh_of(1)).path, KeptStep({"seed": 0}, mesh_of(8)).path]
-    jax.config.update("jax_default_matmul_precision", "highest")
-    others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
-    jax.config.update("jax_default_matmul_precision", None)
+    with jax_settings(jax_default_matmul_precision="highest"):
+        others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     others.append(KeptStep({"seed": 0}, mesh_of(1)).path)
     monkeypatch.undo()
@@ -177,10 +173,8 @@ def test_nothing_is_kept_where_jax_keeps_nothing_or_elsewhere(monkeypatch):
         ("jax_compilation_cache_dir", "gs://bucket/programs"),
         ("jax_compilation_cache_dir", None),
     ):
-        before = getattr(jax.config, name)
-        jax.config.update(name, value)
-        assert KeptStep({}, mesh_of(1)).path == ""
-        jax.config.update(name, before)
+        with jax_settings(**{name: value}):
+            assert KeptStep({}, mesh_of(1)).path == ""
     assert KeptStep({}, mesh_of(1)).path
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     without = KeptStep({}, mesh_of(1))
