@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from effdet_jax.checkpoint import CheckpointError
-from effdet_jax.compilation import keep_programs
+from effdet_jax.compilation import enable_compilation_cache
 from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.data.examples import DataError
@@ -72,7 +72,7 @@ def run(
       arguments: keyword that is given what isn't a flag; '' refuses it.
     """
     logging.set_verbosity(logging.ERROR)  # The libraries' chatter; ours is printed.
-    keep_programs()
+    enable_compilation_cache()
     holders = define_flags()
 
     def guarded(argv: Sequence[str]) -> int | None:

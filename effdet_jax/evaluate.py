@@ -18,7 +18,6 @@ from effdet_jax.convert.load import load
 from effdet_jax.data.examples import DataError
 from effdet_jax.evaluation.coco import write_results
 from effdet_jax.experiment import evaluator_of
-from effdet_jax.memory import keep_memory
 from effdet_jax.training.processes import connected
 from effdet_jax.training.sharding import make_mesh
 
@@ -96,5 +95,4 @@ def stored_config(checkpoint: str) -> ConfigDict:
 
 
 if __name__ == "__main__":
-    keep_memory()
     run(main, define_flags)

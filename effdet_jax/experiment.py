@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.compilation import compile_for
 from effdet_jax.data.examples import Source
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detections import make_detect
@@ -20,7 +18,6 @@ from effdet_jax.evaluation.coco import coco_dataset
 from effdet_jax.evaluation.loop import Evaluation, evaluate, with_rows
 from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.kept import KeptStep
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.plan import Plan
 from effdet_jax.training.processes import wait_for_all
@@ -133,34 +130,6 @@ def train_step_of(config: ConfigDict, model: Detector, plan: Plan, mesh: Mesh) -
     )
 
 
-# Sections and values of a config that the training step has nothing to do with. What lasts how long
-# comes to it by the plan.
-_NOT_OF_THE_STEP = (
-    "augment",
-    "checkpoint_every_epochs",
-    "data",
-    "eval",
-    "init",
-    "keep_checkpoints",
-    "log_every_steps",
-    "max_bad_steps",
-    "num_epochs",
-    "num_steps",
-)
-
-
-def kept_step_of(config: ConfigDict, model: Detector, plan: Plan, mesh: Mesh) -> KeptStep:
-    """The step of `train_step_of`, compiled, as an earlier start may have left it."""
-    plain = configs.plain(config)
-    key = {
-        "config": {name: plain[name] for name in plain if name not in _NOT_OF_THE_STEP},
-        "max_boxes": config.data.max_boxes,
-        "model": [repr(model.spec), jnp.dtype(model.dtype).name, model.remat],
-        "plan": [plan.total_steps, plan.warmup_steps, plan.drop_steps],
-    }
-    return KeptStep(key, mesh)
-
-
 def evaluator_of(
     config: ConfigDict, model: Detector, mesh: Mesh, source: Source
 ) -> Callable[[Any], Evaluation]:
@@ -174,7 +143,7 @@ def evaluator_of(
 
     def detect_compiled(variables: Any, batch: Any) -> Any:
         if not compiled:
-            compiled.append(compile_for(detect, variables, batch))
+            compiled.append(detect.lower(variables, batch).compile())
             wait_for_all("evaluation compiled")
         return compiled[0](variables, batch)
 

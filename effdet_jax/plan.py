@@ -21,21 +21,17 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag, run
-from effdet_jax.compilation import cache_folder, source_hash
 from effdet_jax.counts import summarize
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
 from effdet_jax.labels import COCO
 from effdet_jax.model.detector import Detector
 from effdet_jax.planning import aot, chips, roofline
-from effdet_jax.planning.cache import SOURCES, Cache
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job, Target, lines, make_report
 from effdet_jax.planning.search import largest_fitting
 from effdet_jax.training.sharding import batch_sharding
 from effdet_jax.training.state import TrainState, abstract_state
 
-# What a program depends on of a config; the rest may change without a new compilation.
-PROGRAM_KEYS = ("model", "batch_size", "dtype", "optim", "loss", "mesh", "remat", "microbatches")
 # Bytes that a step keeps per byte that a convolution puts out, to begin a search with: 1.3 to 2.6 for
 # the family on TPUs, less as memory gets short (D0's 128 images on v5e: 1.3).
 KEPT = 1.5
@@ -65,9 +61,6 @@ def define_flags() -> dict[str, flags.FlagHolder]:
             "full", False, "generate machine code, too: its size and expected cycles; much longer"
         ),
         "remedies": flags.DEFINE_bool("remedies", True, "try what would fit if it doesn't"),
-        "cache": flags.DEFINE_string(
-            "cache", cache_folder(), "folder for what has been compiled, '' for none"
-        ),
         "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
     }
 
@@ -78,10 +71,9 @@ def main(
     batch: str,
     full: bool,
     remedies: bool,
-    cache: str,
     as_json: bool,
 ) -> int:
-    planner = Planner(find_target(topology), Cache(cache), full=full)
+    planner = Planner(find_target(topology), full=full)
     config = copy.deepcopy(config)
     if batch not in ("", "auto"):
         if not batch.isdecimal() or not int(batch):
@@ -115,10 +107,11 @@ def find_target(topology: str) -> Target:
 
 
 class Planner:
-    """Plans for one target; what it has compiled before comes from the cache."""
+    """Plans for one target; a config is compiled once."""
 
-    def __init__(self, target: Target, cache: Cache, *, full: bool = False):
-        self._target, self._cache, self._full = target, cache, full
+    def __init__(self, target: Target, *, full: bool = False):
+        self._target, self._full = target, full
+        self._compiled: dict[str, tuple[Job, Program]] = {}
 
     def plan(self, config: ConfigDict) -> dict[str, Any]:
         """The report of a config as it is.
@@ -173,14 +166,7 @@ class Planner:
     def _compile(self, config: ConfigDict) -> tuple[Job, Program]:
         configs.validate(config)
         target = self._target
-        step = {key: configs.plain(config).get(key) for key in PROGRAM_KEYS}
-        key = {
-            "config": {**step, "max_boxes": config.data.max_boxes},
-            "target": [target.name, target.devices],
-            "full": self._full,
-            "versions": versions(),
-            "source": source_hash(SOURCES),
-        }
+        key = config.to_json()
 
         def compile() -> tuple[Job, Program]:
             make = functools.partial(build, config)
@@ -190,7 +176,9 @@ class Planner:
                     return aot.compile_ahead(make, target.topology, full=self._full)
                 return aot.compile_here(make, jax.devices())
 
-        job, program = self._cache.get(key, compile)
+        if key not in self._compiled:
+            self._compiled[key] = compile()
+        job, program = self._compiled[key]
         if program.fits and 0 < target.memory < program.peak:
             # libtpu would refuse it in the end, compilers for GPUs never do.
             program = dataclasses.replace(program, error="out of memory")

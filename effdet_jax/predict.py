@@ -22,7 +22,6 @@ from effdet_jax.data.examples import DataError, decode_image
 from effdet_jax.detections import Detections
 from effdet_jax.evaluation.coco import coco_results, write_results
 from effdet_jax.labels import Labels
-from effdet_jax.memory import keep_memory
 from effdet_jax.predictor import Predictor
 from effdet_jax.render import render
 
@@ -127,5 +126,4 @@ def _save_picture(picture: np.ndarray, folder: str, name: str):
 
 
 if __name__ == "__main__":
-    keep_memory()
     run(main, define_flags, arguments="images")

@@ -28,7 +28,6 @@ from effdet_jax.data.pipeline import train_batches
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import (
     evaluator_of,
-    kept_step_of,
     mesh_of,
     model_of,
     optimizer_of,
@@ -36,11 +35,9 @@ from effdet_jax.experiment import (
     plan_of,
     train_step_of,
 )
-from effdet_jax.memory import give_back
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.variables import abstract_variables
 from effdet_jax.render import draw_boxes, draw_results, grid
-from effdet_jax.training.kept import KeptStep
 from effdet_jax.training.metrics import MetricWriter
 from effdet_jax.training.plan import Plan
 from effdet_jax.training.processes import connected, wait_for_all
@@ -66,7 +63,6 @@ class _Run:
     model: Detector
     mesh: Mesh
     plan: Plan
-    kept: KeptStep
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -107,8 +103,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = mesh_of(config)
     model = model_of(config, labels)
     plan = plan_of(config, len(train_source))
-    kept = kept_step_of(config, model, plan, mesh)
-    run = _Run(config, workdir, train_source, val_source, model, mesh, plan, kept)
+    run = _Run(config, workdir, train_source, val_source, model, mesh, plan)
 
     with (
         only_training_in(workdir),
@@ -116,8 +111,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         closing(Checkpoints(os.path.join(workdir, BEST))) as best,
     ):
         unfinished = (last.latest_step or 0) < plan.total_steps
-        if unfinished:
-            kept.read()
         _print_banner(run)
         metrics = _fit(run, last, best)
     if unfinished:
@@ -258,17 +251,11 @@ def _per_device(run: _Run) -> str:
 
 def _compile_step(run: _Run, state: TrainState, batch: Mapping[str, np.ndarray]) -> Step:
     placed = place_batch(batch, run.mesh)
-    compiled = run.kept.get(state, placed)
-    if compiled is not None:
-        print("compiled   the train step, by an earlier start", flush=True)
-    else:
-        print("compiling  the train step …", end=" ", flush=True)
-        started = time.time()
-        step = train_step_of(run.config, run.model, run.plan, run.mesh)
-        compiled = run.kept.compile(step, state, placed)
-        print(format_duration(time.time() - started), flush=True)
-        run.kept.keep(compiled)
-    give_back()
+    print("compiling  the train step …", end=" ", flush=True)
+    started = time.time()
+    step = train_step_of(run.config, run.model, run.plan, run.mesh)
+    compiled = step.lower(state, placed).compile()
+    print(format_duration(time.time() - started), flush=True)
     wait_for_all("step compiled")
     return compiled
 

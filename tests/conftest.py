@@ -30,7 +30,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))
 
 
-
 def known_options(options):
     """The compiler options that this XLA knows of: they come and go with its versions."""
     try:
@@ -113,7 +112,6 @@ def pytest_collection_modifyitems(items):
     long = (
         "test_train.py",
         "test_step.py",
-        "test_cost.py",
         "test_goldens.py",
         "test_convert.py",
         "test_loop.py",

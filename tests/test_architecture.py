@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
-    {"ops", "labels", "memory", "compilation", "files"},
+    {"ops", "labels", "compilation", "files"},
     {"data", "variants"},
     {"targets", "model"},
     {"config", "checkpoint"},

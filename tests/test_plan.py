@@ -6,10 +6,8 @@ import jax
 import pytest
 
 from effdet_jax import plan
-from effdet_jax.compilation import source_hash
 from effdet_jax.config import ConfigError, get_config
 from effdet_jax.planning import aot, chips
-from effdet_jax.planning.cache import SOURCES, Cache
 from effdet_jax.planning.hlo import Collective
 from effdet_jax.planning.program import Program
 from effdet_jax.planning.report import Job, lines, make_report
@@ -61,7 +59,6 @@ def run(config, capsys, **flags):
         "batch": "",
         "full": False,
         "remedies": True,
-        "cache": "",
         "as_json": True,
     }
     status = plan.main(config, **(defaults | flags))
@@ -105,29 +102,6 @@ def test_what_does_not_fit_comes_with_what_would(tiny, compiled, capsys):
     assert status == 1
     assert "doesn't fit: out of memory" in text
     assert "--config.batch_size=384: 12.25 GiB, fits" in text
-
-
-def test_what_was_compiled_is_kept_until_something_changes(tiny, compiled, capsys, tmp_path):
-    for batch in ("16", "16", "32"):
-        _status, _text = run(tiny, capsys, cache=str(tmp_path), batch=batch)
-    assert compiled == [16, 32]
-    tiny.log_every_steps = 7  # Not part of the program.
-    run(tiny, capsys, cache=str(tmp_path))
-    assert compiled == [16, 32]
-    tiny.optim.name = "adamw"
-    run(tiny, capsys, cache=str(tmp_path))
-    run(tiny, capsys, cache=str(tmp_path), full=True)
-    run(tiny, capsys, cache=str(tmp_path), topology="v6e-8")
-    assert compiled == [16, 32, 16, 16, 16]
-
-
-def test_sources_of_the_program_are_part_of_the_key(tmp_path):
-    assert source_hash(SOURCES) != source_hash()
-    assert source_hash(("ops",)) != source_hash(("model",))
-    job = Job("m", (64, 64), 8, "bfloat16", 1.0, {"parameters": 1}, 3)
-    cache = Cache(str(tmp_path))
-    assert cache.get({"a": 1}, lambda: (job, PROGRAM)) == (job, PROGRAM)
-    assert cache.get({"a": 1}, lambda: pytest.fail("compiled again")) == (job, PROGRAM)
 
 
 def test_without_libtpu_the_message_says_how_to_get_it(tiny, capsys, monkeypatch):

@@ -1,6 +1,5 @@
 """python -m effdet_jax.benchmark --config=configs/d0.py: one model here, by itself.
 python -m effdet_jax.benchmark peers: ours beside PyTorch's effdet and ONNX Runtime.
-python -m effdet_jax.benchmark growth --config=…: against image size, batch and φ.
 python -m effdet_jax.benchmark scaling --config=…: on 1, 2, 4 … devices.
 python -m effdet_jax.benchmark input --config=…: JPEGs to training batches, by worker processes.
 """
@@ -12,7 +11,7 @@ import jax
 
 from effdet_jax.command import run
 
-TOPICS = ("peers", "growth", "scaling", "input")
+TOPICS = ("peers", "scaling", "input")
 
 if __name__ == "__main__":
     topic = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in TOPICS else "works"

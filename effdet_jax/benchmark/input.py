@@ -4,6 +4,7 @@ python -m effdet_jax.benchmark input --config=configs/d0.py --config.data.dir=co
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag
-from effdet_jax.compilation import processors
 from effdet_jax.data.examples import Source
 from effdet_jax.data.pipeline import Augmentation, augment, train_batches
 
@@ -74,7 +74,9 @@ def rates(
         "image_size": list(size),
         "images": len(source),
         "batch_size": batch_size,
-        "cores": processors(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "core": _core(source, size, augmentation, seconds),
         "pipeline": rows,
     }

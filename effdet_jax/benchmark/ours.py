@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from effdet_jax.benchmark.contest import INPUTS, WEIGHTS, Work, as_result
-from effdet_jax.compilation import compile_for
 from effdet_jax.convert.load import load
 from effdet_jax.detections import detect
-from effdet_jax.memory import give_back, keep_memory
 from effdet_jax.model.detector import Detector, Outputs
 from effdet_jax.model.freeze import freeze
 from effdet_jax.predictor import Predictor
@@ -31,8 +29,6 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
         raise RuntimeError(
             f"'{work.title}' is to run on a {work.device}; jax has found a {platform}"
         )
-    if work.task != "train":
-        keep_memory()
     model, variables = load(folder / WEIGHTS)
     model = model.clone(dtype=jnp.dtype(work.dtype))
     arrays = dict(np.load(folder / INPUTS))
@@ -102,8 +98,7 @@ def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
         "valid": np.ones(len(images), bool),
     }
     held = [replicate(jax.jit(lambda tree: state_of(tree, optimizer))(variables), mesh)]
-    compiled = compile_for(step, held[0], place_batch(batch, mesh))
-    give_back()
+    compiled = step.lower(held[0], place_batch(batch, mesh)).compile()
 
     def call():
         held[0], metrics = compiled(held[0], place_batch(batch, mesh))

@@ -18,7 +18,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax.command import define_config_flag
-from effdet_jax.compilation import compile_for
 from effdet_jax.config import spec_of
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.shapes import Shapes
@@ -88,7 +87,7 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
     model = model_of(config, COCO)
     step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
     state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
-    compiled = compile_for(step, state, place_batch(batches[0], mesh))
+    compiled = step.lower(state, place_batch(batches[0], mesh)).compile()
     seconds, history = [], []
     for batch in batches:
         placed = jax.block_until_ready(place_batch(batch, mesh))

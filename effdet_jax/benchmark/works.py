@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.command import define_config_flag
-from effdet_jax.compilation import compile_for, peak_memory
+from effdet_jax.compilation import peak_memory
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.shapes import Shapes
 from effdet_jax.detections import make_detect
@@ -153,7 +153,7 @@ def _prepare(
 
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     started = time.perf_counter()
-    compiled = compile_for(function, *arguments)
+    compiled = function.lower(*arguments).compile()
     return compiled, time.perf_counter() - started
 
 

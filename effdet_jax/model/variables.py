@@ -11,7 +11,6 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from effdet_jax.compilation import no_garbage_collection
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.layers import KernelInit
 from effdet_jax.variants import ModelSpec
@@ -52,7 +51,7 @@ def trace(
     `intercept_methods`); `image_size` is the spec's if not given.
     """
     images = jax.ShapeDtypeStruct((1, *(image_size or model.spec.image_size), 3), jnp.float32)
-    with nn.intercept_methods(listen), no_garbage_collection():
+    with nn.intercept_methods(listen):
         # A function of its own: jax would not trace one again that it has seen.
         return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
 

@@ -1,14 +1,12 @@
 """Non-maximum suppression of one image, per class, with static shapes; `jax.vmap` it over a batch."""
 
-import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from effdet_jax.ops import boxes as box_ops
-from effdet_jax.ops.spatial import by_platform
 
 BLOCK = 128  # Candidates looked at together; more would be compared in vain once M are kept.
 
@@ -168,60 +166,13 @@ def top_k_pairs(
     logits = jnp.concatenate(levels)
     anchors = jnp.arange(len(logits))
     if len(logits) > k:
-        anchors, last = by_platform(
-            of_anchors,
-            cpu=functools.partial(_best_by_counting, k=k),
-            default=functools.partial(_best_by_sorting, k=k),
-        )
+        best_anchors, indices = lax.top_k(of_anchors, k)
+        anchors = jnp.sort(indices)
+        # Not `best_anchors[-1]`: of what is sliced again XLA no longer sees a top-k, and sorts all.
+        last = jnp.min(best_anchors)
         # What can't be among the best never enters the second search.
         logits = logits[anchors]
         logits = jnp.where(logits < last, -jnp.inf, logits)
     num_classes = logits.shape[1]
     best, flat = lax.top_k(logits.reshape(-1), min(k, logits.size))
     return best, anchors[flat // num_classes], flat % num_classes
-
-
-def _best_by_sorting(
-    values: Float[Array, " N"], *, k: int
-) -> tuple[Int[Array, " k"], Float[Array, ""]]:
-    """(Ascending indices of the k largest, the least of these); of equal ones the first."""
-    best, indices = lax.top_k(values, k)
-    # Not `best[-1]`: of what is sliced again XLA no longer sees a top-k, and sorts everything.
-    return jnp.sort(indices), jnp.min(best)
-
-
-def _best_by_counting(
-    values: Float[Array, " N"], *, k: int
-) -> tuple[Int[Array, " k"], Float[Array, ""]]:
-    """The same by passes over all values, which a CPU reads faster than it sorts.
-
-    The k-th largest is found bit by bit, the first bit first: a bit is set if at least k are no
-    smaller than the number so far with this bit. Then each value that is large enough knows its
-    place among these by how many are before it.
-    """
-    bits = lax.bitcast_convert_type(values, jnp.uint32)
-    sign = jnp.uint32(1 << 31)
-    ordered = bits ^ jnp.where(bits & sign, jnp.uint32(0xFFFFFFFF), sign)  # As the values are.
-
-    def next_bit(place, least):
-        with_bit = least | (sign >> place.astype(jnp.uint32))
-        return jnp.where(jnp.sum(ordered >= with_bit) >= k, with_bit, least)
-
-    least = lax.fori_loop(0, 32, next_bit, jnp.uint32(0))
-    larger, equal = ordered > least, ordered == least
-    room = k - jnp.sum(larger)
-    equal_so_far = _cumulative_count(equal)
-    place = _cumulative_count(larger) + jnp.minimum(equal_so_far, room) - 1
-    place = jnp.where(larger | (equal & (equal_so_far <= room)), place, k)
-    everyone = jnp.arange(values.size, dtype=jnp.int32)
-    indices = jnp.zeros(k, jnp.int32).at[place].set(everyone, mode="drop")
-    return indices, jnp.min(values[indices])
-
-
-def _cumulative_count(mask: Bool[Array, " N"]) -> Int[Array, " N"]:
-    """How many are true up to and with each one; by blocks, since XLA's steps grow with the length."""
-    blocks = -(-mask.size // BLOCK)
-    padded = jnp.pad(mask, (0, blocks * BLOCK - mask.size)).reshape(blocks, BLOCK)
-    within = jnp.cumsum(padded, axis=1, dtype=jnp.int32)
-    before = jnp.cumsum(within[:, -1]) - within[:, -1]
-    return (within + before[:, None]).reshape(-1)[: mask.size]

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from effdet_jax.compilation import compile_for
 from effdet_jax.planning.chips import Topology, TopologyError
 from effdet_jax.planning.program import Program, inspect, inspect_dump, out_of_memory
 
@@ -161,7 +160,7 @@ def compile_here(build: Build, devices: list[jax.Device]) -> tuple[Any, Program]
 
 def _compile(step: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Program:
     try:
-        return inspect(compile_for(step, *arguments, options=options or None))
+        return inspect(step.lower(*arguments).compile(compiler_options=options or None))
     except jax.errors.JaxRuntimeError as error:
         program = out_of_memory(str(error))
         if program is None:

@@ -9,7 +9,6 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from effdet_jax.compilation import compiler_options
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.variables import abstract_variables
 from effdet_jax.training.sharding import state_sharding
@@ -37,11 +36,8 @@ class TrainState:
 def create_state(variables: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state that starts from these variables, placed where it is to live."""
     begin = functools.partial(state_of, optimizer=optimizer)
-    create = jax.jit(
-        begin,
-        out_shardings=state_sharding(jax.eval_shape(begin, variables), mesh),
-        compiler_options=compiler_options(mesh, once=True),
-    )
+    shardings = state_sharding(jax.eval_shape(begin, variables), mesh)
+    create = jax.jit(begin, out_shardings=shardings)
     return create(variables)
 
 

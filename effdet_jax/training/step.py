@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from effdet_jax.compilation import TwoPrograms, compiler_options, on_cpu
 from effdet_jax.losses import detection_loss
 from effdet_jax.model.detector import Detector, network_input
 from effdet_jax.targets import Targets, assign, spec_anchors
@@ -34,8 +33,6 @@ def make_train_step(
 ) -> Step:
     """The jitted step over a mesh; arrays come and go as `sharding` places them, state is donated.
 
-    On a mesh of one CPU device it is `TwoPrograms`, gradients and update.
-
     Args:
       model: the detector.
       optimizer: from `optimizer.make_optimizer`.
@@ -52,7 +49,7 @@ def make_train_step(
         _grads, model, anchors, microbatches=microbatches, loss_options=dict(loss_options or {})
     )
 
-    def gradients(state, batch):
+    def step(state, batch):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
@@ -60,16 +57,12 @@ def make_train_step(
             # What 'fsdp' splits is gathered once, here; its gradient is summed and split again.
             variables = jax.lax.with_sharding_constraint(variables, replicated(mesh))
             grads, batch_stats, parts = compute_grads(variables, batch, targets, key)
-            metrics = {**parts, "data/num_positives": jnp.sum(targets.num_positives)}
-            return grads, batch_stats, metrics
-
-    def update(state, grads, batch_stats, metrics):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             rate = jnp.asarray(learning_rate(state.step), jnp.float32)
             new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
-            finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(grad_norm)
+            finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
             metrics = {
-                **metrics,
+                **parts,
+                "data/num_positives": jnp.sum(targets.num_positives),
                 "optim/learning_rate": rate,
                 "optim/grad_norm": grad_norm,
                 "finite": finite,
@@ -80,14 +73,7 @@ def make_train_step(
                 jax.lax.with_sharding_constraint(metrics, replicated(mesh)),
             )
 
-    def step(state, batch):
-        return update(state, *gradients(state, batch))
-
-    jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
-    if mesh.size == 1 and on_cpu(mesh):
-        # The state whole: the compiler's count of what is in memory is that of a step.
-        return TwoPrograms(jit(gradients, keep_unused=True), jit(update, donate_argnums=0))
-    return jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0)
 
 
 def _grads(
