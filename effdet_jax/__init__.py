@@ -1,63 +1,44 @@
 """EfficientDet in JAX/Flax.
 
     import effdet_jax as ed
-    model, variables = ed.load('runs/d0')        # spec, labels and preprocessing come with it
+    model, variables = ed.load("runs/d0")        # spec, classes and preprocessing come with it
     found = ed.Predictor(model, variables)(images)
-    ed.render(images[0], found[0], model.labels)
+    ed.render(images[0], found[0], model.class_names)
 
-The rooms stand alone too: `effdet_jax.ops.nms`, `effdet_jax.losses`, `effdet_jax.model.pyramid`.
+The rooms stand alone too: `effdet_jax.ops.nms`, `effdet_jax.detection.losses`,
+`effdet_jax.model.pyramid`.
 """
 
 import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from effdet_jax.convert.load import load
-    from effdet_jax.detections import Detections, detect
-    from effdet_jax.labels import Labels
-    from effdet_jax.model.detector import Detector, Outputs
-    from effdet_jax.predictor import Predictor
-    from effdet_jax.render import render
-    from effdet_jax.variants import ModelSpec, list_models, model_spec
 
 __version__ = "0.1.0"
 
-# Imported on first use: `import effdet_jax` alone loads nothing heavy and starts no device.
+# Public names and where they live; imported on first use: `import effdet_jax` alone loads nothing
+# heavy and starts no device.
 _HOMES = {
-    "Detections": "effdet_jax.detections",
-    "Detector": "effdet_jax.model.detector",
-    "Labels": "effdet_jax.labels",
-    "ModelSpec": "effdet_jax.variants",
-    "Outputs": "effdet_jax.model.detector",
-    "Predictor": "effdet_jax.predictor",
-    "detect": "effdet_jax.detections",
-    "freeze": "effdet_jax.model.freeze",
-    "list_models": "effdet_jax.variants",
-    "load": "effdet_jax.convert.load",
-    "model_spec": "effdet_jax.variants",
-    "render": "effdet_jax.render",
+    # Models.
+    "ModelSpec": "spec",
+    "list_models": "spec",
+    "model_spec": "spec",
+    "Detector": "model.detector",
+    "Outputs": "detection.heads",
+    # A trained detector in use.
+    "load": "inference.load",
+    "Predictor": "inference.predictor",
+    "fold_batch_norm": "inference.fold_batch_norm",
+    "render": "inference.render",
+    # Detections and classes.
+    "ClassNames": "classes",
+    "Detections": "detection.postprocess",
+    "detect": "detection.postprocess",
 }
-__all__ = [
-    "Detections",
-    "Detector",
-    "Labels",
-    "ModelSpec",
-    "Outputs",
-    "Predictor",
-    "detect",
-    "freeze",
-    "list_models",
-    "load",
-    "model_spec",
-    "render",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'effdet_jax' has no attribute '{name}'")
-    # A submodule may have the name of what it holds (`render`): the function wins.
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(f"effdet_jax.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Orbax checkpoints: a pytree and what it means (spec, labels, config), exact and atomic."""
+"""Orbax checkpoints: a pytree and what it means (spec, classes, config), exact and atomic."""
 
 import dataclasses
 import os
@@ -13,16 +13,17 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
-from effdet_jax.labels import Labels
+from effdet_jax.classes import ClassNames
+from effdet_jax.errors import UserError
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import abstract_variables
-from effdet_jax.variants import ModelSpec
+from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.spec import ModelSpec
 
 # Folders of a workdir. 'best' is preferred for inference, 'last' is what training resumes from.
 LAST, BEST = "checkpoints/last", "checkpoints/best"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No checkpoint, another model's, or a broken one; the message says which and what to do."""
 
 
@@ -32,14 +33,14 @@ class Metadata:
 
     Attributes:
       spec: the model.
-      labels: its classes.
+      class_names: its classes.
       config: the training configuration, plain JSON types.
       step: steps done.
       metrics: of the newest evaluation up to that step, empty if there was none.
     """
 
     spec: ModelSpec
-    labels: Labels
+    class_names: ClassNames
     config: Mapping[str, Any]
     step: int = 0
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -47,7 +48,7 @@ class Metadata:
     def to_dict(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),
-            "labels": self.labels.to_dict(),
+            "labels": self.class_names.to_dict(),
             "config": dict(self.config),
             "step": self.step,
             "metrics": dict(self.metrics),
@@ -57,7 +58,7 @@ class Metadata:
     def from_dict(cls, fields: Mapping[str, Any]) -> "Metadata":
         return cls(
             ModelSpec.from_dict(fields["spec"]),
-            Labels.from_dict(fields["labels"]),
+            ClassNames.from_dict(fields["labels"]),
             fields["config"],
             fields["step"],
             fields["metrics"],
@@ -71,7 +72,7 @@ class Metadata:
             if (ours := getattr(self.spec, field.name))
             != (theirs := getattr(other.spec, field.name))
         ]
-        return "; ".join(filter(None, [self.labels.difference(other.labels), *differing]))
+        return "; ".join(filter(None, [self.class_names.difference(other.class_names), *differing]))
 
 
 class Checkpoints:
@@ -171,7 +172,7 @@ def load_model(
     """
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
-    model = Detector(metadata.spec, metadata.labels, dtype)
+    model = Detector(metadata.spec, metadata.class_names, dtype)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = abstract_arrays(abstract_variables(model), sharding)
     variables = checkpoints.load(ema=abstract)["ema"]

@@ -10,11 +10,12 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.examples import Source
 from effdet_jax.data.pipeline import Augmentation
-from effdet_jax.data.shapes import Shapes
+from effdet_jax.data.source import Source
+from effdet_jax.data.synthetic import Shapes
 from effdet_jax.data.tfds import TfdsSource
-from effdet_jax.variants import ModelSpec, model_spec
+from effdet_jax.errors import UserError
+from effdet_jax.spec import ModelSpec, model_spec
 
 _DETECT_OPTIONS = (
     "method",
@@ -26,7 +27,7 @@ _DETECT_OPTIONS = (
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A knob has an impossible value; the message names it and what it may be."""
 
 

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
-from effdet_jax.command import define_config_flag, define_process_flags, run
-from effdet_jax.convert.load import load
-from effdet_jax.data.examples import DataError
+from effdet_jax.cli import define_config_flag, define_process_flags, run
+from effdet_jax.data.source import DataError
+from effdet_jax.distributed.mesh import make_mesh
+from effdet_jax.distributed.processes import connected
 from effdet_jax.evaluation.coco import write_results
 from effdet_jax.experiment import evaluator_of
-from effdet_jax.training.processes import connected
-from effdet_jax.training.sharding import make_mesh
+from effdet_jax.inference.load import load
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -59,7 +59,7 @@ def main(
         if nms:
             config.eval.method = nms
         source = configs.open_source(config, split)
-        if different := model.labels.difference(source.labels):
+        if different := model.class_names.difference(source.class_names):
             raise DataError(f"the checkpoint and the data differ in their classes: {different}")
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 

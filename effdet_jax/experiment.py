@@ -11,23 +11,23 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.data.examples import Source
+from effdet_jax.classes import ClassNames
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.detections import make_detect
-from effdet_jax.evaluation.coco import coco_dataset
-from effdet_jax.evaluation.loop import Evaluation, evaluate, with_rows
-from effdet_jax.labels import Labels
-from effdet_jax.model.detector import Detector
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from effdet_jax.training.plan import Plan
-from effdet_jax.training.processes import wait_for_all
-from effdet_jax.training.sharding import (
+from effdet_jax.data.source import Source
+from effdet_jax.distributed.mesh import (
     evaluation_sharding,
     make_mesh,
     place_evaluation_batch,
     replicate,
     replicated,
 )
+from effdet_jax.distributed.processes import wait_for_all
+from effdet_jax.evaluation.coco import coco_dataset
+from effdet_jax.evaluation.loop import Evaluation, evaluate, with_rows
+from effdet_jax.inference.predictor import create_detect
+from effdet_jax.model.detector import Detector
+from effdet_jax.run.schedule import Plan
+from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.step import Step, make_train_step
 
 
@@ -49,7 +49,9 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
         raise configs.ConfigError(str(error)) from error
 
 
-def model_of(config: ConfigDict, labels: Labels, dtype: DTypeLike | None = None) -> Detector:
+def model_of(
+    config: ConfigDict, class_names: ClassNames, dtype: DTypeLike | None = None
+) -> Detector:
     """The detector for data of these classes.
 
     Args:
@@ -58,7 +60,7 @@ def model_of(config: ConfigDict, labels: Labels, dtype: DTypeLike | None = None)
     Raises:
       ConfigError: there is no such model, or its image can't be split as the mesh asks.
     """
-    spec = configs.spec_of(config, len(labels))
+    spec = configs.spec_of(config, len(class_names))
     rows, shards = spec.image_size[0], config.mesh.spatial
     if rows % shards:
         raise configs.ConfigError(
@@ -67,7 +69,7 @@ def model_of(config: ConfigDict, labels: Labels, dtype: DTypeLike | None = None)
             "--config.mesh.spatial=1"
         )
     dtype = configs.compute_dtype(config) if dtype is None else dtype
-    return Detector(spec, labels, dtype, config.remat)
+    return Detector(spec, class_names, dtype, config.remat)
 
 
 def plan_of(config: ConfigDict, num_examples: int) -> Plan:
@@ -135,7 +137,7 @@ def evaluator_of(
 ) -> Callable[[Any], Evaluation]:
     """variables → evaluation on `source`, compiled once; every process gets all of it."""
     detect = jax.jit(
-        with_rows(make_detect(model, **configs.detect_options(config))),
+        with_rows(create_detect(model, **configs.detect_options(config))),
         in_shardings=(replicated(mesh), evaluation_sharding(mesh)),
         out_shardings=replicated(mesh),
     )
@@ -147,7 +149,7 @@ def evaluator_of(
             wait_for_all("evaluation compiled")
         return compiled[0](variables, batch)
 
-    dataset = coco_dataset(source.ground_truth(), model.labels)
+    dataset = coco_dataset(source.ground_truth(), model.class_names)
     # Filled up to whole rows of devices: padding doesn't count.
     batch_size = config.eval.batch_size or config.batch_size
     batch_size = -(-batch_size // mesh.size) * mesh.size

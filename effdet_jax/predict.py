@@ -16,14 +16,14 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from effdet_jax.command import run
-from effdet_jax.convert.load import load
-from effdet_jax.data.examples import DataError, decode_image
-from effdet_jax.detections import Detections
+from effdet_jax.classes import ClassNames
+from effdet_jax.cli import run
+from effdet_jax.data.source import DataError, decode_image
+from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.coco import coco_results, write_results
-from effdet_jax.labels import Labels
-from effdet_jax.predictor import Predictor
-from effdet_jax.render import render
+from effdet_jax.inference.load import load
+from effdet_jax.inference.predictor import Predictor
+from effdet_jax.inference.render import render
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -66,24 +66,26 @@ def main(
             continue
         found = predictor(list(read.values()))
         for number, (name, image) in enumerate(read.items()):
-            some = _rows(name, found[number], model.labels)
+            some = _rows(name, found[number], model.class_names)
             print(f"{name}: {len(some)} detections", flush=True)
             rows += some
             if pictures:
                 picture = render(
-                    image, found[number], model.labels, score_threshold=score_threshold
+                    image, found[number], model.class_names, score_threshold=score_threshold
                 )
                 _save_picture(picture, output, name)
     write_results(os.path.join(output, "detections.json"), rows)
     return 1 if broken else 0
 
 
-def _rows(name: str, found: Detections, labels: Labels) -> list[dict[str, Any]]:
+def _rows(name: str, found: Detections, class_names: ClassNames) -> list[dict[str, Any]]:
     """COCO result rows of one image, with its file name and the class names."""
     kept = found.valid
-    rows = coco_results(name, found.boxes[kept], found.scores[kept], found.labels[kept], labels)
+    rows = coco_results(
+        name, found.boxes[kept], found.scores[kept], found.labels[kept], class_names
+    )
     return [
-        {**row, "file_name": name, "category_name": labels.names[label]}
+        {**row, "file_name": name, "category_name": class_names.names[label]}
         for row, label in zip(rows, found.labels[kept])
     ]
 

@@ -10,10 +10,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.command import define_config_flag, run
-from effdet_jax.counts import PARTS, summarize
-from effdet_jax.labels import COCO
-from effdet_jax.variants import ModelSpec
+from effdet_jax.classes import COCO
+from effdet_jax.cli import define_config_flag, run
+from effdet_jax.model.counts import PARTS, summarize
+from effdet_jax.spec import ModelSpec
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:

@@ -20,11 +20,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from effdet_jax import command
+from effdet_jax import cli
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata
-from effdet_jax.data.examples import DataError, Source
 from effdet_jax.data.pipeline import train_batches
+from effdet_jax.data.source import DataError, Source
+from effdet_jax.distributed.mesh import place_batch, process_share
+from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import (
     evaluator_of,
@@ -35,19 +37,17 @@ from effdet_jax.experiment import (
     plan_of,
     train_step_of,
 )
+from effdet_jax.inference.render import draw_boxes, draw_results, grid
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import abstract_variables
-from effdet_jax.render import draw_boxes, draw_results, grid
-from effdet_jax.training.metrics import MetricWriter
-from effdet_jax.training.plan import Plan
-from effdet_jax.training.processes import connected, wait_for_all
-from effdet_jax.training.sharding import place_batch, process_share
-from effdet_jax.training.start import checkpoint_parts, resume, start
+from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.run.initialize import checkpoint_parts, resume, start
+from effdet_jax.run.metrics import MetricWriter
+from effdet_jax.run.monitor import StepWatch, format_duration
+from effdet_jax.run.schedule import Plan
+from effdet_jax.run.stop import StopSignal
+from effdet_jax.run.workdir import only_training_in
 from effdet_jax.training.state import TrainState
 from effdet_jax.training.step import Step
-from effdet_jax.training.stop import StopSignal
-from effdet_jax.training.watch import StepWatch, format_duration
-from effdet_jax.training.workdir import only_training_in
 
 PICTURES = 9  # Images drawn of the first batch and of each evaluation.
 
@@ -67,11 +67,11 @@ class _Run:
 
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
-        "config": command.define_config_flag(required=True),
+        "config": cli.define_config_flag(required=True),
         "workdir": flags.DEFINE_string(
             "workdir", None, "folder of the run: checkpoints, logs", required=True
         ),
-        **command.define_process_flags(),
+        **cli.define_process_flags(),
     }
 
 
@@ -95,13 +95,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
     # Data, and the classes in it.
     train_source, val_source = (configs.open_source(config, split) for split in ("train", "val"))
-    labels = train_source.labels
-    if different := labels.difference(val_source.labels):
+    class_names = train_source.class_names
+    if different := class_names.difference(val_source.class_names):
         raise DataError(f"training and validation data differ in their classes: {different}")
 
     # Mesh and model.
     mesh = mesh_of(config)
-    model = model_of(config, labels)
+    model = model_of(config, class_names)
     plan = plan_of(config, len(train_source))
     run = _Run(config, workdir, train_source, val_source, model, mesh, plan)
 
@@ -123,7 +123,7 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     config, model, mesh, plan = run.config, run.model, run.mesh, run.plan
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
     optimizer = optimizer_of(config)
-    metadata = Metadata(model.spec, model.labels, configs.plain(config))
+    metadata = Metadata(model.spec, model.class_names, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
     else:
@@ -220,14 +220,16 @@ def _write_config(run: _Run, config: Mapping[str, Any]):
 
 def _print_banner(run: _Run):
     config, model, plan = run.config, run.model, run.plan
-    spec, labels, devices = model.spec, model.labels, run.mesh.devices.flatten()
+    spec, class_names, devices = model.spec, model.class_names, run.mesh.devices.flatten()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(f"devices    {len(devices)} × {devices[0].device_kind}{processes}, mesh {mesh}")
     for name, source in (("train", run.train_source), ("val", run.val_source)):
         print(f"{name:10s} " + "\n           ".join(source.report.lines()))
-    print(f"classes    {len(labels)}: {labels.preview(8)} (ids {labels.ids[0]} … {labels.ids[-1]})")
+    print(
+        f"classes    {len(class_names)}: {class_names.preview(8)} (ids {class_names.ids[0]} … {class_names.ids[-1]})"
+    )
     height, width = spec.image_size
     print(
         f"model      {spec.name} at {height}×{width}, {parameters:,} parameters, "
@@ -286,14 +288,14 @@ class _Evaluator:
         for index in range(min(PICTURES, len(source))):
             example = source[index]
             rows = [row for row in result.results if row["image_id"] == example.truth.image_id]
-            pictures.append(draw_results(example.image, rows, source.labels))
+            pictures.append(draw_results(example.image, rows, source.class_names))
         _write_picture(self._run, self._writer, step, "val_detections", pictures)
 
 
 def _show_batch(run: _Run, writer: MetricWriter, batch: Mapping[str, np.ndarray]):
     """Pictures of the first augmented batch: what the network is going to see."""
     pictures = [
-        draw_boxes(image, boxes[classes >= 0], classes[classes >= 0], run.model.labels)
+        draw_boxes(image, boxes[classes >= 0], classes[classes >= 0], run.model.class_names)
         for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["labels"])
     ]
     _write_picture(run, writer, 0, "train_batch", pictures[:PICTURES])
@@ -309,4 +311,4 @@ def _write_picture(
 
 
 if __name__ == "__main__":
-    command.run(main, define_flags)
+    cli.run(main, define_flags)

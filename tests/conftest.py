@@ -29,20 +29,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Recorded outputs of other implementations, and real images: not part of the project.
 SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))
 
-
-def known_options(options):
-    """The compiler options that this XLA knows of: they come and go with its versions."""
-    try:
-        jax.jit(lambda: 0).lower().compile(options)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
-# Halves the time again for a training step, by the older of two code generators, where there still
-# are two. It adds up one by one: for float64, or where rounding doesn't matter.
-QUICK = known_options({"xla_cpu_use_fusion_emitters": False})
-QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
 # Under its older name in jax 0.7.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 # jaxlib 0.7.2 adds up on a CPU one by one, 2.5e-4 off after 4.4 million values; gradients don't mind.
@@ -76,7 +62,7 @@ def tiny_spec(name: str = "efficientdet-lite0", **changes):
     Its backbone has no residual branch, so nothing for drop-connect to drop.
     """
     # Not at the top: what is imported before pytest's hooks are in place isn't type-checked.
-    from effdet_jax.variants import model_spec
+    from effdet_jax.spec import model_spec
 
     tiny = {
         "backbone": "efficientnet-tiny",

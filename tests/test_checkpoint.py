@@ -17,12 +17,12 @@ from effdet_jax.checkpoint import (
     load_model,
     merge_variables,
 )
-from effdet_jax.labels import Labels
+from effdet_jax.classes import ClassNames
 from effdet_jax.model.detector import Detector
 from tests.conftest import random_variables, tiny_spec
 
 SPEC = tiny_spec()
-LABELS = Labels(("cat", "dog"), (5, 9))
+LABELS = ClassNames(("cat", "dog"), (5, 9))
 ONE = {"w": np.ones(1)}  # Orbax wants something in every part.
 METADATA = Metadata(SPEC, LABELS, {"optim": {"learning_rate": 0.1}, "drop": [1.0, 2.0]})
 
@@ -113,7 +113,7 @@ def test_a_model_comes_back_with_its_spec_and_labels(tmp_path):
     checkpoints.save(at(1), ONE, variables)
     checkpoints.close()
     model, loaded = load_model(tmp_path)
-    assert model.spec == SPEC and model.labels == LABELS
+    assert model.spec == SPEC and model.class_names == LABELS
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
@@ -129,7 +129,7 @@ def test_differences_are_named():
     assert METADATA.difference(at(5)) == ""
     wider = dataclasses.replace(METADATA, spec=dataclasses.replace(SPEC, pyramid_width=88))
     assert METADATA.difference(wider) == "pyramid_width is 64 against 88"
-    others = dataclasses.replace(METADATA, labels=Labels(("cat", "cow"), (5, 9)))
+    others = dataclasses.replace(METADATA, class_names=ClassNames(("cat", "cow"), (5, 9)))
     assert METADATA.difference(others) == "class 1 is 'dog' (id 9) against 'cow' (id 9)"
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from effdet_jax import config as configs
 from effdet_jax.config import ConfigError
-from effdet_jax.data.examples import DataError
-from effdet_jax.detections import detect
+from effdet_jax.data.source import DataError
+from effdet_jax.detection.postprocess import detect
 from tests.data.test_coco import make_folder
 
 

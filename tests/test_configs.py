@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from effdet_jax import config as configs
-from effdet_jax.variants import list_models
+from effdet_jax.spec import list_models
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs").glob("*.py"))

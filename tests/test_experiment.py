@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from effdet_jax.classes import COCO
 from effdet_jax.config import ConfigError, get_config
 from effdet_jax.experiment import mesh_of, model_of, plan_of
-from effdet_jax.labels import COCO
 
 
 def make_config(**changes):

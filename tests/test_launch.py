@@ -189,7 +189,7 @@ def test_what_runs_elsewhere_is_clean_too():
 PARSE = """
 import json, os, sys
 from absl import flags
-from effdet_jax import command, train
+from effdet_jax import cli, train
 
 for arguments in json.load(sys.stdin):
     if os.fork() == 0:
@@ -198,7 +198,7 @@ for arguments in json.load(sys.stdin):
             arguments += ["--coordinator=host:1234", "--num-processes=2", "--process-id=1"]
             arguments += ["--wait-seconds=600"]
         sys.argv = ["train", *arguments]
-        assert command._parse_flags(sys.argv) == ["train"]
+        assert cli._parse_flags(sys.argv) == ["train"]
         config = holders["config"].value
         seen = [holders["workdir"].value, config.data.dir, config.optim.learning_rate]
         print(json.dumps(seen), flush=True)

@@ -8,7 +8,7 @@ import pytest
 import effdet_jax
 from effdet_jax.config import flatten, get_config
 from tests.conftest import ROOT
-from tests.test_variants import MULTIPLY_ADDS, RELEASED, TABLE
+from tests.test_spec import MULTIPLY_ADDS, RELEASED, TABLE
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

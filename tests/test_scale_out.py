@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from effdet_jax.checkpoint import LAST, Checkpoints
-from tests.conftest import QUICK_FLAGS
+from tests.distributed.test_processes import free_port
+from tests.quick import QUICK_FLAGS
 from tests.test_train import TINY, rows, settings, start, wait_for  # noqa: F401 (fixtures)
-from tests.training.test_processes import free_port
 
 pytestmark = pytest.mark.slow
 RUN = (

@@ -30,19 +30,20 @@ from effdet_jax.checkpoint import (
     abstract_arrays,
     find_checkpoint,
 )
-from effdet_jax.command import USER_ERRORS
-from effdet_jax.convert.load import load_initial
-from effdet_jax.data.examples import DataError
+from effdet_jax.data.source import DataError
+from effdet_jax.errors import UserError
 from effdet_jax.evaluate import main as evaluate
 from effdet_jax.evaluation.coco import METRICS
+from effdet_jax.inference.load import load_initial
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import abstract_variables
+from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.run.initialize import checkpoint_parts
 from effdet_jax.train import train
 from effdet_jax.training.optimizer import make_optimizer
-from effdet_jax.training.start import checkpoint_parts
 from effdet_jax.training.state import state_of
-from tests.conftest import QUICK_FLAGS, ROOT
+from tests.conftest import ROOT
 from tests.data.test_coco import make_folder
+from tests.quick import QUICK_FLAGS
 
 TINY = (
     f"--config={ROOT}/configs/shapes.py:smoke",
@@ -176,7 +177,7 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     assert Image.open(workdir / "val_detections.jpg").size == (192, 192)  # 3 × 3 of them.
     metadata = Checkpoints(workdir / BEST).metadata()
     assert metadata.step == 24 and metadata.spec.name == "efficientdet-lite0"
-    assert metadata.labels.names[0] == "circle" and metadata.config["batch_size"] == 4
+    assert metadata.class_names.names[0] == "circle" and metadata.config["batch_size"] == 4
     assert json.loads((workdir / "config.json").read_text())["num_steps"] == 24
 
 
@@ -229,7 +230,7 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run, trained, tmp
     assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
-    names = Checkpoints(workdir / BEST).metadata().labels.names
+    names = Checkpoints(workdir / BEST).metadata().class_names.names
     assert all(names[row["category_id"] - 1] == row["category_name"] for row in found)
     assert all(row["score"] >= 0.005 for row in found)
     assert Image.open(tmp_path / "found" / "1.jpg").size == (90, 50)
@@ -371,7 +372,7 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run, trained, tmp_
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, arguments, message):
-    with pytest.raises(USER_ERRORS, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         train(config_of(*TINY, "--config.batch_size=8", *arguments), str(tmp_path))
 
 

@@ -9,13 +9,14 @@ import sys
 
 import jax
 
-from effdet_jax.command import run
+from effdet_jax.cli import run
 
 TOPICS = ("peers", "scaling", "input")
+MODULES = {"peers": "race.peers"}
 
 if __name__ == "__main__":
-    topic = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in TOPICS else "works"
+    topic = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in TOPICS else "model"
     # What a program takes to compile is measured, too: none may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
-    module = importlib.import_module(f"effdet_jax.benchmark.{topic}")
+    module = importlib.import_module(f"effdet_jax.benchmark.{MODULES.get(topic, topic)}")
     run(module.main, module.define_flags)

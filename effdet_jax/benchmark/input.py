@@ -14,9 +14,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
-from effdet_jax.command import define_config_flag
-from effdet_jax.data.examples import Source
+from effdet_jax.cli import define_config_flag
 from effdet_jax.data.pipeline import Augmentation, augment, train_batches
+from effdet_jax.data.source import Source
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -49,7 +49,7 @@ def rates(
       ConfigError, DataError: the config or its training data can't be used.
     """
     source = configs.open_source(config, "train")
-    size = configs.spec_of(config, len(source.labels)).image_size
+    size = configs.spec_of(config, len(source.class_names)).image_size
     augmentation = configs.augmentation_of(config)
     rows = []
     for number in workers:

@@ -17,14 +17,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax.command import define_config_flag
+from effdet_jax.classes import COCO
+from effdet_jax.cli import define_config_flag
 from effdet_jax.config import spec_of
 from effdet_jax.data.pipeline import Batch, train_batches
-from effdet_jax.data.shapes import Shapes
+from effdet_jax.data.synthetic import Shapes
+from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
-from effdet_jax.labels import COCO
-from effdet_jax.model.variables import initial_variables
-from effdet_jax.training.sharding import place_batch
+from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import create_state
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from absl import flags
 
 from effdet_jax.checkpoint import find_checkpoint
-from effdet_jax.command import run
+from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.cli import run
 from effdet_jax.config import parse_size
 from effdet_jax.convert.detectors import (
     changed_spec,
@@ -23,9 +24,8 @@ from effdet_jax.convert.detectors import (
     fresh_class_head,
     guess_spec,
 )
-from effdet_jax.convert.files import read_weights
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
-from effdet_jax.convert.load import default_labels, is_ours, load
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError, flatten
 from effdet_jax.convert.verify import (
     compare,
@@ -43,8 +43,8 @@ from effdet_jax.convert.write import (
     write_manifest,
     write_tensors,
 )
-from effdet_jax.labels import COCO, Labels
-from effdet_jax.variants import ADVPROP, ModelSpec
+from effdet_jax.inference.load import default_class_names, is_ours, load
+from effdet_jax.spec import ADVPROP, ModelSpec
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -70,11 +70,11 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A detector on its way; `labels_known` if it says itself what its classes are."""
+    """A detector on its way; `classes_known` if it says itself what its classes are."""
 
     spec: ModelSpec
-    labels: Labels
-    labels_known: bool
+    class_names: ClassNames
+    classes_known: bool
     variables: Mapping[str, Any]
     origin: str
     metrics: Mapping[str, float]
@@ -115,7 +115,7 @@ def main(
     source = _with_classes(source, num_classes, drop_head, class_names)
     print(f"source     {path}: " + "\n           ".join([*source.notes]))
     height, width = source.spec.image_size
-    print(f"model      {source.spec.name} at {height}×{width}, {len(source.labels)} classes")
+    print(f"model      {source.spec.name} at {height}×{width}, {len(source.class_names)} classes")
 
     with put_in_place(destination, overwrite=overwrite) as aside:
         count = _write(aside, kind, source)
@@ -132,10 +132,10 @@ def main(
 
 def _read_ours(path: str) -> _Source:
     if is_folder(path):
-        spec, labels, variables = read_folder(path)
+        spec, class_names, variables = read_folder(path)
         origin, metrics = folder_notes(path)
         notes = [f"a folder of ours. {origin}"]
-        return _Source(spec, labels, True, variables, origin, metrics, notes)
+        return _Source(spec, class_names, True, variables, origin, metrics, notes)
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
     checkpoints.close()
@@ -147,7 +147,9 @@ def _read_ours(path: str) -> _Source:
         f"'{os.path.basename(os.path.normpath(str(trained_on)))}'; moving averages."
     )
     notes = [f"a training run of ours, step {metadata.step}, moving averages"]
-    return _Source(metadata.spec, detector.labels, True, variables, origin, metadata.metrics, notes)
+    return _Source(
+        metadata.spec, detector.class_names, True, variables, origin, metadata.metrics, notes
+    )
 
 
 def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
@@ -160,8 +162,8 @@ def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -
     for note in weights.notes:
         if "moving averages" in note:
             origin += f" {note.split(' (')[0].capitalize()}."
-    labels = default_labels(spec.num_classes)
-    return _Source(spec, labels, labels == COCO, variables, origin, {}, notes)
+    class_names = default_class_names(spec.num_classes)
+    return _Source(spec, class_names, class_names == COCO, variables, origin, {}, notes)
 
 
 def _with_classes(
@@ -182,27 +184,27 @@ def _with_classes(
         source = dataclasses.replace(
             source,
             spec=spec,
-            labels=default_labels(wanted),
+            class_names=default_class_names(wanted),
             variables=fresh_class_head(source.variables, spec),
             origin=f"{source.origin} Class head new, for {wanted} classes: to be trained.",
             metrics={},
             notes=[*source.notes, f"class head of {found} classes dropped, a new one of {wanted}"],
         )
-    elif (num_classes or class_names or not source.labels_known) and found != wanted:
+    elif (num_classes or class_names or not source.classes_known) and found != wanted:
         raise ConversionError(
             f"the class head has {found} classes, not {wanted}: say --num_classes={found} to keep "
             "it, or --drop_head --num_classes=… for a new one"
         )
     if class_names:
         try:
-            labels = Labels.from_names(class_names)
+            known = ClassNames.from_names(class_names)
         except ValueError as error:
             raise ConversionError(f"--class_names: {error}") from error
-        if len(labels) != source.spec.num_classes:
+        if len(known) != source.spec.num_classes:
             raise ConversionError(
                 f"--class_names has {len(class_names)} names for {source.spec.num_classes} classes"
             )
-        source = dataclasses.replace(source, labels=labels)
+        source = dataclasses.replace(source, class_names=known)
     return source
 
 
@@ -213,7 +215,7 @@ def _write(path: str, kind: str, source: _Source) -> int:
     write_folder(
         path,
         source.spec,
-        source.labels,
+        source.class_names,
         source.variables,
         origin=source.origin,
         metrics=source.metrics,

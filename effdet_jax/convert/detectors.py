@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from effdet_jax.convert import pytorch, tensorflow
-from effdet_jax.convert.files import BACKBONES, Weights
+from effdet_jax.convert.readers import BACKBONES, Weights
 from effdet_jax.convert.rules import (
     ConversionError,
     Rule,
@@ -16,8 +16,8 @@ from effdet_jax.convert.rules import (
 )
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.efficientnet import block_specs, stem_features
-from effdet_jax.model.variables import initial_variables
-from effdet_jax.variants import MODELS, PYTORCH, ModelSpec, model_spec
+from effdet_jax.model.initialize import initial_variables
+from effdet_jax.spec import MODELS, PYTORCH, ModelSpec, model_spec
 
 RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
     "effdet": pytorch.effdet_rules,

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, flatten, to_ours
-from effdet_jax.labels import Labels
-from effdet_jax.variants import ModelSpec
+from effdet_jax.spec import ModelSpec
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY = "effdet_jax"
@@ -26,7 +26,7 @@ def is_folder(path: str | os.PathLike) -> bool:
 def write_folder(
     path: str | os.PathLike,
     spec: ModelSpec,
-    labels: Labels,
+    class_names: ClassNames,
     variables: Mapping[str, Any],
     *,
     origin: str,
@@ -35,7 +35,7 @@ def write_folder(
     """Writes the folder's three files into an existing folder.
 
     Args:
-      labels: of the K classes of `spec`.
+      class_names: of the K classes of `spec`.
       variables: `{'params', 'batch_stats'}`.
       origin: where the weights are from, for the card.
       metrics: measured results for the card, such as {'eval/AP': 0.37}.
@@ -50,18 +50,18 @@ def write_folder(
         "library": _LIBRARY,
         "architecture": spec.name,
         "spec": spec.to_dict(),
-        "labels": labels.to_dict(),
+        "labels": class_names.to_dict(),
         "origin": origin,
         "metrics": dict(metrics or {}),
     }
     with open(os.path.join(path, CONFIG), "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)
     with open(os.path.join(path, CARD), "w", encoding="utf-8") as file:
-        file.write(_card(spec, labels, flat, origin, metrics or {}))
+        file.write(_card(spec, class_names, flat, origin, metrics or {}))
 
 
-def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, Labels, dict[str, Any]]:
-    """Spec, labels and variables of such a folder.
+def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, ClassNames, dict[str, Any]]:
+    """Spec, class_names and variables of such a folder.
 
     Raises:
       ConversionError: a file is broken, or its tensors aren't the spec's.
@@ -69,7 +69,10 @@ def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, Labels, dict[str, A
     try:
         with open(os.path.join(path, CONFIG), encoding="utf-8") as file:
             config = json.load(file)
-        spec, labels = ModelSpec.from_dict(config["spec"]), Labels.from_dict(config["labels"])
+        spec, class_names = (
+            ModelSpec.from_dict(config["spec"]),
+            ClassNames.from_dict(config["labels"]),
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConversionError(f"'{path}/{CONFIG}' describes no model of ours: {error}") from error
     try:
@@ -78,7 +81,11 @@ def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, Labels, dict[str, A
         raise ConversionError(f"'{path}/{WEIGHTS}' can't be read: {error}") from error
     expected = abstract_shapes(spec)
     try:
-        return spec, labels, to_ours(flat, [Rule(name, (name,)) for name in expected], expected)
+        return (
+            spec,
+            class_names,
+            to_ours(flat, [Rule(name, (name,)) for name in expected], expected),
+        )
     except ConversionError as error:
         raise ConversionError(f"'{path}/{WEIGHTS}' isn't {spec.name}: {error}") from error
 
@@ -92,7 +99,7 @@ def folder_notes(path: str | os.PathLike) -> tuple[str, dict[str, float]]:
 
 def _card(
     spec: ModelSpec,
-    labels: Labels,
+    class_names: ClassNames,
     flat: Mapping[str, np.ndarray],
     origin: str,
     metrics: Mapping[str, float],
@@ -109,10 +116,10 @@ pipeline_tag: object-detection
 tags: [efficientdet, jax, flax, object-detection]
 ---
 
-# {spec.name}, {len(labels)} classes
+# {spec.name}, {len(class_names)} classes
 
 EfficientDet ([arXiv:1911.09070](https://arxiv.org/abs/1911.09070)) for effdet_jax:
-{parameters:,} parameters, {height}×{width} input, classes: {labels.preview(12)}.
+{parameters:,} parameters, {height}×{width} input, classes: {class_names.preview(12)}.
 
 ```python
 import effdet_jax as ed

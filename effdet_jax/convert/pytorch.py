@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from effdet_jax.convert.rules import Rule
 from effdet_jax.model.efficientnet import block_specs
 from effdet_jax.model.graphs import bifpn
-from effdet_jax.variants import ModelSpec
+from effdet_jax.spec import ModelSpec
 
 BATCH_NORM = {
     ("params", "scale"): "weight",

@@ -8,14 +8,15 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from effdet_jax.errors import UserError
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import abstract_variables
-from effdet_jax.variants import ModelSpec
+from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.spec import ModelSpec
 
 SHOWN = 20  # Lines of an error that lists tensors.
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """Weights can't be read, or don't fit; the message says what was found and what to do."""
 
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effdet_jax.convert.files import read_npz
+from effdet_jax.convert.readers import read_npz
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import tensors_for
-from effdet_jax.detections import detect
-from effdet_jax.model.detector import Detector, Outputs
-from effdet_jax.targets import spec_anchors
-from effdet_jax.variants import ModelSpec
+from effdet_jax.detection.heads import Outputs
+from effdet_jax.detection.postprocess import detect
+from effdet_jax.model.detector import Detector
+from effdet_jax.spec import ModelSpec
 
 # Largest difference of a layer that counts as equal, as a share of its largest magnitude: float32
 # sums in another order, through a hundred layers, stay below it.
@@ -117,7 +117,7 @@ def compare_detections(
     Equal are the same class at the same rank, or at that of a score within `SCORE_TIE`.
     """
     spec = dataclasses.replace(spec, image_size=reference.images.shape[1:3])
-    run = jax.jit(lambda outputs: detect(outputs, spec_anchors(spec), score_threshold=0.0))
+    run = jax.jit(lambda outputs: detect(outputs, spec.anchors(), score_threshold=0.0))
     a, b = (jax.device_get(run(_outputs(spec, layers))) for layers in (ours, reference.layers))
     equal, total, box_difference = 0, 0, 0.0
     for image in range(len(a.scores)):

@@ -13,10 +13,10 @@ import numpy as np
 from safetensors.numpy import save
 
 from effdet_jax.convert.detectors import RULES, detector_variables
-from effdet_jax.convert.files import read_weights
 from effdet_jax.convert.pth import write_pth
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError, flatten, to_theirs
-from effdet_jax.variants import ModelSpec
+from effdet_jax.spec import ModelSpec
 
 # What a destination's name says of its form.
 SUFFIXES = {".pth": "effdet", ".safetensors": "effdet", ".npz": "automl"}

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from effdet_jax.data.examples import (
+from effdet_jax.classes import ClassNames
+from effdet_jax.data.source import (
     DataError,
     DataReport,
     Example,
@@ -18,7 +19,6 @@ from effdet_jax.data.examples import (
     make_truth,
     unreadable,
 )
-from effdet_jax.labels import Labels
 
 # Where a split's JSON may lie below the data folder, first match wins.
 LAYOUTS = (
@@ -53,7 +53,7 @@ class CocoFolder:
         self.report = DataReport()
         content = _read_json(annotations)
         try:
-            self.labels = Labels.from_categories(content["categories"])
+            self.class_names = ClassNames.from_categories(content["categories"])
         except ValueError as error:
             raise DataError(f"{annotations}: {error}") from error
         self._records = self._parse(content)
@@ -108,7 +108,7 @@ class CocoFolder:
 
     def _truth(self, image: dict[str, Any], annotations: list[dict[str, Any]]) -> GroundTruth:
         size = (int(image.get("height") or 0), int(image.get("width") or 0))
-        index_of = self.labels.index_of_id()
+        index_of = self.class_names.index_of_id()
         rows = []
         for annotation in annotations:
             where = (

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from effdet_jax.data.examples import (
+from effdet_jax.classes import ClassNames
+from effdet_jax.data.source import (
     DataError,
     DataReport,
     Example,
@@ -13,7 +14,6 @@ from effdet_jax.data.examples import (
     decode_image,
     unreadable,
 )
-from effdet_jax.labels import Labels
 
 
 class TfdsSource:
@@ -57,9 +57,9 @@ class TfdsSource:
                 f"'bbox' and 'label', it has {', '.join(features)}"
             ) from error
         names = list(label.names or [f"class {index}" for index in range(label.num_classes)])
-        self.labels = Labels.from_names(names)
-        # TFDS numbers COCO's 80 classes without gaps; `Labels` may have 90.
-        index_of_name = self.labels.index_of_name()
+        self.class_names = ClassNames.from_names(names)
+        # TFDS numbers COCO's 80 classes without gaps; `ClassNames` may have 90.
+        index_of_name = self.class_names.index_of_name()
         self._index_of_label = np.array([index_of_name[name] for name in names], np.int32)
         self.report = DataReport()
         self.report.images = len(self._records)

@@ -12,8 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effdet_jax.data.examples import GroundTruth
-from effdet_jax.labels import Labels
+from effdet_jax.classes import ClassNames
+from effdet_jax.data.source import GroundTruth
 
 # In the order pycocotools prints them.
 METRICS = (
@@ -48,7 +48,11 @@ class CocoMetrics:
 
 
 def coco_results(
-    image_id: int | str, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, labels: Labels
+    image_id: int | str,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    class_names: ClassNames,
 ) -> list[dict[str, Any]]:
     """COCO result rows of one image: `bbox` is [x, y, width, height], ids are the data set's own.
 
@@ -58,7 +62,7 @@ def coco_results(
     return [
         {
             "image_id": image_id,
-            "category_id": labels.ids[int(label)],
+            "category_id": class_names.ids[int(label)],
             "bbox": [
                 round(float(value), 3)
                 for value in (box[1], box[0], box[3] - box[1], box[2] - box[0])
@@ -69,7 +73,7 @@ def coco_results(
     ]
 
 
-def coco_dataset(truths: Iterable[GroundTruth], labels: Labels) -> dict[str, Any]:
+def coco_dataset(truths: Iterable[GroundTruth], class_names: ClassNames) -> dict[str, Any]:
     """Ground truth as a COCO-JSON dict."""
     images, annotations = [], []
     for truth in truths:
@@ -81,13 +85,15 @@ def coco_dataset(truths: Iterable[GroundTruth], labels: Labels) -> dict[str, Any
                 {
                     "id": len(annotations) + 1,  # pycocotools takes 0 for "no match".
                     "image_id": truth.image_id,
-                    "category_id": labels.ids[int(label)],
+                    "category_id": class_names.ids[int(label)],
                     "bbox": [left, top, right - left, bottom - top],
                     "area": float(area),
                     "iscrowd": int(crowd),
                 }
             )
-    categories = [{"id": id_, "name": name} for id_, name in zip(labels.ids, labels.names)]
+    categories = [
+        {"id": id_, "name": name} for id_, name in zip(class_names.ids, class_names.names)
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from effdet_jax.data.examples import Source
-from effdet_jax.detections import Detections
+from effdet_jax.data.source import Source
+from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.coco import (
     CocoMetrics,
     coco_dataset,
@@ -54,15 +54,15 @@ def evaluate(
     """Every image of `source` exactly once, whatever the batch size and the devices.
 
     Args:
-      detect: jitted, of `detections.make_detect` and `with_rows`.
+      detect: jitted, of `inference.create_detect` and `with_rows`.
       variables: of the model.
-      source: its labels and ground truth.
+      source: its classes and ground truth.
       batches: from `data.pipeline.eval_batches`; rows with index -1 fill up the last one.
       place: puts a batch on the devices.
       dataset: the source's ground truth from `coco_dataset`, if it is at hand already.
     """
     if dataset is None:
-        dataset = coco_dataset(source.ground_truth(), source.labels)
+        dataset = coco_dataset(source.ground_truth(), source.class_names)
     ids = [image["id"] for image in dataset["images"]]
     results, unreadable = [], []
     for batch in batches:
@@ -79,6 +79,6 @@ def evaluate(
                 found.boxes[row][kept],
                 found.scores[row][kept],
                 found.labels[row][kept],
-                source.labels,
+                source.class_names,
             )
     return Evaluation(evaluate_coco(dataset, results), results, unreadable)

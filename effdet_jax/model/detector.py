@@ -6,48 +6,21 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.labels import Labels
+from effdet_jax.classes import ClassNames
+from effdet_jax.detection.heads import CLASS_BIAS, Head, Outputs
+from effdet_jax.distributed.rows import split_rows
+from effdet_jax.layers.convolution import run
 from effdet_jax.model.efficientnet import EfficientNet
-from effdet_jax.model.heads import CLASS_BIAS, Head
-from effdet_jax.model.layers import run
 from effdet_jax.model.pyramid import Pyramid
 from effdet_jax.ops.images import normalize
-from effdet_jax.ops.spatial import split_rows
-from effdet_jax.variants import ModelSpec
+from effdet_jax.spec import ModelSpec
 
 # Nothing; the inside of every block, fusion node and head convolution; those, and between backbone,
 # pyramid and heads too.
 REMAT = ("none", "blocks", "full")
-
-
-@struct.dataclass
-class Outputs:
-    """Raw predictions per level. (Fields are typed loosely: jax rebuilds trees of shapes, too.)
-
-    Attributes:
-      class_logits: {level: [B, H, W, A, K]}, before the sigmoid.
-      box_deltas: {level: [B, H, W, A, 4]}, see `ops.boxes.encode`.
-    """
-
-    class_logits: dict[int, Any]
-    box_deltas: dict[int, Any]
-
-
-def network_input(model: "Detector", batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
-    """What a detector sees of a batch's `image` [B, H, W, 3] uint8 and `content` [B, 2]."""
-    spec = model.spec
-    return normalize(
-        batch["image"],
-        batch["content"],
-        spec.mean,
-        spec.std,
-        model.dtype,
-        black_padding=spec.black_padding,
-    )
 
 
 class Detector(nn.Module):
@@ -58,14 +31,14 @@ class Detector(nn.Module):
 
     Attributes:
       spec: the architecture.
-      labels: names and ids of the classes, if known; not used by the network.
+      class_names: names and ids of the classes, if known; not used by the network.
       dtype: of the computation; parameters, statistics and outputs' losses stay float32.
       remat: one of `REMAT`; what training computes twice to keep less. Parameters and results are
         the same with each.
     """
 
     spec: ModelSpec
-    labels: Labels | None = None
+    class_names: ClassNames | None = None
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
 
@@ -112,3 +85,15 @@ class Detector(nn.Module):
         call = functools.partial(run, train=train, remat=self.remat == "full")
         features = call(pyramid, call(backbone, split_rows(images)))
         return Outputs(call(class_head, features), call(box_head, features))
+
+    def preprocess(self, batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
+        """The network's input from a batch's `image` [B, H, W, 3] uint8 and `content` [B, 2]."""
+        spec = self.spec
+        return normalize(
+            batch["image"],
+            batch["content"],
+            spec.mean,
+            spec.std,
+            self.dtype,
+            black_padding=spec.black_padding,
+        )

@@ -13,8 +13,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.model.layers import Conv, DepthwiseConv, PointwiseWeights, drop_connect, run
-from effdet_jax.model.normalization import BatchNorm, Normalized, activation, consume
+from effdet_jax.layers.batch_norm import BatchNorm, Normalized, activation, consume
+from effdet_jax.layers.convolution import Conv, DepthwiseConv, PointwiseWeights, drop_connect, run
 from effdet_jax.ops.convolution import gated_pointwise_conv, pointwise_conv
 
 # (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.

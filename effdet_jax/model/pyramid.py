@@ -5,10 +5,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.model.fusion import Fusion
+from effdet_jax.layers.batch_norm import BatchNorm, activation
+from effdet_jax.layers.convolution import Conv, SeparableConv, glorot_uniform, run
 from effdet_jax.model.graphs import Node, bifpn
-from effdet_jax.model.layers import Conv, SeparableConv, glorot_uniform, run
-from effdet_jax.model.normalization import BatchNorm, activation
+from effdet_jax.model.merge import Fusion
 from effdet_jax.ops.resample import resample
 
 Features = dict[int, Float[Array, "B _ _ _"]]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from effdet_jax.distributed.rows import by_platform, split_rows, sum_over_batch
 from effdet_jax.ops.resample import shifted_slices, window_padding
-from effdet_jax.ops.spatial import by_platform, split_rows, sum_over_batch
 
 BAND_ROWS = 16  # Of a depthwise kernel's gradient on a CPU.
 

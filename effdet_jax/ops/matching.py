@@ -7,8 +7,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from effdet_jax.distributed.rows import split_rows
 from effdet_jax.ops import boxes as box_ops
-from effdet_jax.ops.spatial import split_rows
 
 UNMATCHED = -1
 _NOWHERE = np.iinfo(np.int32).max  # Position of no anchor.

@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from effdet_jax.ops.spatial import by_platform, spatial_shards, split_rows
+from effdet_jax.distributed.rows import by_platform, spatial_shards, split_rows
 
 PADDINGS = ("same", "symmetric")
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from effdet_jax.ops.spatial import by_platform
+from effdet_jax.distributed.rows import by_platform
 
 SCHEDULES = ("cosine", "stepwise", "polynomial", "constant")
 OPTIMIZERS = ("sgd", "adamw")

@@ -9,9 +9,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from effdet_jax.distributed.mesh import state_sharding
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import abstract_variables
-from effdet_jax.training.sharding import state_sharding
+from effdet_jax.model.initialize import abstract_variables
 
 
 @struct.dataclass

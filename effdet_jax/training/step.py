@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from effdet_jax.losses import detection_loss
-from effdet_jax.model.detector import Detector, network_input
-from effdet_jax.targets import Targets, assign, spec_anchors
+from effdet_jax.detection.losses import detection_loss
+from effdet_jax.detection.targets import Targets, assign
+from effdet_jax.distributed.mesh import replicated, state_sharding
+from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import ema_decay
-from effdet_jax.training.sharding import replicated, state_sharding
 from effdet_jax.training.state import TrainState
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
@@ -44,7 +44,7 @@ def make_train_step(
         one takes. Gradients are those of the whole batch but for batch normalisation: it
         normalises each part by the part's own statistics, and their mean joins the running ones.
     """
-    anchors = spec_anchors(model.spec)
+    anchors = model.spec.anchors()
     compute_grads = functools.partial(
         _grads, model, anchors, microbatches=microbatches, loss_options=dict(loss_options or {})
     )
@@ -92,7 +92,7 @@ def _grads(
     def loss_of(params, inputs, targets, key):
         outputs, updated = model.apply(
             {**variables, "params": params},
-            network_input(model, inputs),
+            model.preprocess(inputs),
             train=True,
             mutable=["batch_stats"],
             rngs={"drop_connect": key},

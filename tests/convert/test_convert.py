@@ -7,12 +7,12 @@ from safetensors.numpy import load_file, save_file
 
 import effdet_jax as ed
 from effdet_jax.checkpoint import LAST, Checkpoints, Metadata
+from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.convert.__main__ import main
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import write_tensors
-from effdet_jax.labels import COCO, Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.variants import model_spec
+from effdet_jax.spec import model_spec
 from tests.conftest import random_variables, shared
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
@@ -66,7 +66,7 @@ def test_the_class_head_must_be_spoken_of(tmp_path, effdet_file):
         convert(path, tmp_path / "out", num_classes=5)
     assert not (tmp_path / "out").exists()
     convert(path, tmp_path / "out", class_names=["red", "white"])
-    assert ed.load(tmp_path / "out")[0].labels.names == ("red", "white")
+    assert ed.load(tmp_path / "out")[0].class_names.names == ("red", "white")
     with pytest.raises(ConversionError, match="names for 2 classes|not 3"):
         convert(path, tmp_path / "out2", class_names=["a", "b", "c"])
 
@@ -83,7 +83,7 @@ def test_the_class_head_must_be_spoken_of(tmp_path, effdet_file):
 
 
 def test_a_training_run_brings_its_classes_and_results(tmp_path):
-    labels, run = Labels(("red", "white"), (3, 7)), tmp_path / "run"
+    labels, run = ClassNames(("red", "white"), (3, 7)), tmp_path / "run"
     variables = random_variables(Detector(SPEC))
     metadata = Metadata(SPEC, labels, {"data": {"dir": "/data/cells/"}}, 12, {"eval/AP": 0.25})
     checkpoints = Checkpoints(run / LAST)
@@ -91,7 +91,7 @@ def test_a_training_run_brings_its_classes_and_results(tmp_path):
     checkpoints.close()
     assert convert(run, tmp_path / "out") == 0
     model, found = ed.load(tmp_path / "out")
-    assert (model.spec, model.labels) == (SPEC, labels)
+    assert (model.spec, model.class_names) == (SPEC, labels)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "for 12 steps on 'cells'" in card and "| AP | 0.2500 |" in card and "/data" not in card
@@ -134,7 +134,7 @@ def test_the_official_checkpoint_becomes_a_verified_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "moving averages of 709 variables taken" in printed
     assert "detections 200 of 200 equal" in printed and "result     equal" in printed
-    assert ed.load(tmp_path / "d0")[0].labels == COCO
+    assert ed.load(tmp_path / "d0")[0].class_names == COCO
     # The raw variables aren't what the recorded activations belong to.
     assert convert(official, tmp_path / "raw.npz", raw=True) == 0
     capsys.readouterr()

@@ -12,10 +12,10 @@ from effdet_jax.convert.detectors import (
     fresh_class_head,
     guess_spec,
 )
-from effdet_jax.convert.files import Weights, read_weights
+from effdet_jax.convert.readers import Weights, read_weights
 from effdet_jax.convert.rules import ConversionError, abstract_shapes, flatten, to_theirs, unflatten
 from effdet_jax.model.efficientnet import block_specs, stem_features
-from effdet_jax.variants import PYTORCH, list_models, model_spec
+from effdet_jax.spec import PYTORCH, list_models, model_spec
 from tests.conftest import shared
 from tests.convert.test_tensorbundle import write_bundle
 

@@ -5,15 +5,15 @@ import jax
 import numpy as np
 import pytest
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
 from effdet_jax.convert.rules import ConversionError
-from effdet_jax.labels import Labels
 from effdet_jax.model.detector import Detector
-from effdet_jax.variants import ADVPROP, model_spec
+from effdet_jax.spec import ADVPROP, model_spec
 from tests.conftest import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2, pyramid_cells=1, **ADVPROP)
-LABELS = Labels(("red", "white"), (3, 7))
+LABELS = ClassNames(("red", "white"), (3, 7))
 
 
 @pytest.fixture

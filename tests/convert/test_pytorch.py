@@ -2,7 +2,7 @@ import pytest
 
 from effdet_jax.convert.pytorch import backbone_rules, effdet_rules
 from effdet_jax.convert.rules import abstract_shapes
-from effdet_jax.variants import PYTORCH, model_spec
+from effdet_jax.spec import PYTORCH, model_spec
 
 
 # Each part of the family once: the others differ in numbers of blocks, cells and convolutions.

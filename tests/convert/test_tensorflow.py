@@ -4,7 +4,7 @@ import pytest
 
 from effdet_jax.convert.pytorch import effdet_rules
 from effdet_jax.convert.tensorflow import automl_rules, automl_tf2_rules
-from effdet_jax.variants import list_models, model_spec
+from effdet_jax.spec import list_models, model_spec
 from tests.conftest import shared
 
 # Variables of the official graphs, BN statistics included (counted in google/automl 6a54c874).

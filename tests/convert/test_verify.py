@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.convert.detectors import detector_variables, guess_spec
-from effdet_jax.convert.files import read_weights
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.verify import (
     Reference,
@@ -20,7 +20,7 @@ from effdet_jax.convert.verify import (
     table,
 )
 from effdet_jax.model.detector import Detector
-from effdet_jax.variants import PYTORCH, model_spec
+from effdet_jax.spec import PYTORCH, model_spec
 from tests.conftest import random_variables, shared
 
 SPEC = model_spec(

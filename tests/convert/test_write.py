@@ -6,8 +6,8 @@ import pytest
 
 from effdet_jax.convert import write
 from effdet_jax.convert.detectors import detector_variables, guess_spec
-from effdet_jax.convert.files import read_weights
 from effdet_jax.convert.pth import write_pth
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import (
     destination_kind,
@@ -17,7 +17,7 @@ from effdet_jax.convert.write import (
     write_tensors,
 )
 from effdet_jax.model.detector import Detector
-from effdet_jax.variants import PYTORCH, model_spec
+from effdet_jax.spec import PYTORCH, model_spec
 from tests.conftest import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)

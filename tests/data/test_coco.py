@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.examples import DataError
+from effdet_jax.data.source import DataError
 from tests.conftest import shared
 
 
@@ -41,7 +41,7 @@ def load(root: pathlib.Path, **options):
 def test_a_sound_folder(tmp_path):
     make_folder(tmp_path)
     source = load(tmp_path)
-    assert len(source) == 3 and source.labels.names == ("dog", "cat")
+    assert len(source) == 3 and source.class_names.names == ("dog", "cat")
     example = source[1]
     assert example.image.shape == (30, 40, 3) and example.image[0, 0, 0] == 1 and not example.error
     np.testing.assert_array_equal(example.truth.boxes, [[6, 4, 16, 24]])  # yxyx
@@ -252,10 +252,10 @@ def test_bccd_as_published():
     source = CocoFolder(find_annotations(str(shared("data/bccd")), "train"))
     assert (len(source), source.report.boxes) == (205, 2804)
     assert source.report.dropped == {"box without width or height": 1}
-    assert source.labels.names == ("RBC", "WBC", "Platelets")
+    assert source.class_names.names == ("RBC", "WBC", "Platelets")
 
 
 def test_a_slice_of_coco():
     source = CocoFolder(find_annotations(str(shared("data/coco_slice")), "val"))
-    assert (len(source), len(source.labels), source.report.crowd) == (33, 90, 3)
+    assert (len(source), len(source.class_names), source.report.crowd) == (33, 90, 3)
     assert source.report.dropped == {}

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from effdet_jax.data.examples import Example, make_truth, unreadable
+from effdet_jax.classes import ClassNames
 from effdet_jax.data.pipeline import Augmentation, augment, eval_batches, train_batches
-from effdet_jax.labels import Labels
+from effdet_jax.data.source import Example, make_truth, unreadable
 
 
 class Numbers:
     """`count` examples of 20×30 whose pixels and box tell their index."""
 
-    labels, report, endless = Labels(("a", "b"), (1, 2)), None, False
+    class_names, report, endless = ClassNames(("a", "b"), (1, 2)), None, False
 
     def __init__(self, count=13, broken=(), boxes=1):
         self._count, self._broken, self._boxes = count, set(broken), boxes

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from effdet_jax.data.examples import DataError
+from effdet_jax.data.source import DataError
 from effdet_jax.data.tfds import TfdsSource
 
 
@@ -63,7 +63,7 @@ def prepared(tmp_path_factory):
 def test_records_become_examples(prepared):
     source = TfdsSource(str(prepared / "dots" / "1.0.0"), "train")
     assert "tensorflow" not in sys.modules
-    assert len(source) == 4 and source.labels.names == ("red", "blue")
+    assert len(source) == 4 and source.class_names.names == ("red", "blue")
     by_id = {source[i].truth.image_id: source[i] for i in range(4)}
     example = by_id[103]
     assert example.image.shape == (32, 48, 3) and example.image[0, 0, 0] == 3

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.data.coco import CocoFolder
 from effdet_jax.evaluation.coco import (
     METRICS,
@@ -11,10 +12,9 @@ from effdet_jax.evaluation.coco import (
     evaluate_coco,
     write_results,
 )
-from effdet_jax.labels import Labels
 from tests.conftest import shared
 
-LABELS = Labels(("cat", "dog"), (5, 9))
+LABELS = ClassNames(("cat", "dog"), (5, 9))
 
 
 def box(x, y, width, height, **fields):
@@ -64,9 +64,9 @@ def test_ground_truth_as_detections_is_perfect():
         kept = ~truth.crowd
         scores = np.ones(int(kept.sum()))
         results += coco_results(
-            truth.image_id, truth.boxes[kept], scores, truth.labels[kept], source.labels
+            truth.image_id, truth.boxes[kept], scores, truth.labels[kept], source.class_names
         )
-    metrics = evaluate_coco(coco_dataset(source.ground_truth(), source.labels), results)
+    metrics = evaluate_coco(coco_dataset(source.ground_truth(), source.class_names), results)
     assert metrics.num_images == len(source)
     np.testing.assert_allclose(metrics.summary["AP"], 1.0, atol=1e-9)
     np.testing.assert_allclose(list(metrics.per_class.values()), 1.0, atol=1e-9)

@@ -5,18 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.data.examples import DataReport, Example, make_truth, unreadable
+from effdet_jax.classes import ClassNames
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.detections import Detections, make_detect
-from effdet_jax.evaluation.loop import evaluate, with_rows
-from effdet_jax.labels import Labels
-from effdet_jax.model.detector import Detector
-from effdet_jax.training.sharding import (
+from effdet_jax.data.source import DataReport, Example, make_truth, unreadable
+from effdet_jax.detection.postprocess import Detections
+from effdet_jax.distributed.mesh import (
     evaluation_sharding,
     make_mesh,
     place_evaluation_batch,
     replicated,
 )
+from effdet_jax.evaluation.loop import evaluate, with_rows
+from effdet_jax.inference.predictor import create_detect
+from effdet_jax.model.detector import Detector
 from tests.conftest import random_variables, tiny_spec
 
 
@@ -26,7 +27,7 @@ class Images:
     endless = False
 
     def __init__(self, length, broken=()):
-        self.labels = Labels(("cat",), (7,))
+        self.class_names = ClassNames(("cat",), (7,))
         self.report = DataReport()
         self._length, self._broken = length, broken
 
@@ -110,7 +111,7 @@ def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
 
     def results_on(devices):
         mesh = make_mesh(8, devices=jax.devices()[:devices])
-        detect = jitted(make_detect(model, max_detections=10, pre_nms_top_k=100), mesh)
+        detect = jitted(create_detect(model, max_detections=10, pre_nms_top_k=100), mesh)
         batches = eval_batches(source, image_size=(64, 64), batch_size=8)
         place = functools.partial(place_evaluation_batch, mesh=mesh)
         return evaluate(detect, variables, source, batches, place).results

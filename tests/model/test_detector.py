@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.detection.heads import CLASS_BIAS
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.heads import CLASS_BIAS
-from effdet_jax.model.variables import abstract_variables
+from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
-from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, random_variables, tiny_spec
+from effdet_jax.spec import model_spec
+from tests.conftest import random_variables, tiny_spec
+from tests.quick import QUICK
 
 TINY = tiny_spec()
 

@@ -13,13 +13,14 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 from effdet_jax.convert.detectors import detector_variables
-from effdet_jax.convert.files import read_weights
 from effdet_jax.convert.pytorch import effdet_rules
-from effdet_jax.losses import detection_loss
+from effdet_jax.convert.readers import read_weights
+from effdet_jax.detection.losses import detection_loss
+from effdet_jax.detection.targets import Targets
 from effdet_jax.model.detector import Detector
-from effdet_jax.targets import Targets, spec_anchors
-from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, enable_x64, shared
+from effdet_jax.spec import model_spec
+from tests.conftest import enable_x64, shared
+from tests.quick import QUICK
 
 CASES = [("d0", "ref_128"), ("d0", "ref_128x256"), ("lite0", "ref_128")]
 
@@ -106,7 +107,7 @@ def training_step(dtype):
             train=True,
             mutable=["batch_stats"],
         )
-        loss, parts = detection_loss(outputs, targets, spec_anchors(spec))
+        loss, parts = detection_loss(outputs, targets, spec.anchors())
         return loss, (parts, outputs, updated)
 
     step = jax.jit(jax.grad(loss_of, has_aux=True), compiler_options=QUICK)

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from effdet_jax.convert.detectors import RULES, detector_variables
-from effdet_jax.convert.files import read_weights
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import flatten
-from effdet_jax.losses import detection_loss
+from effdet_jax.detection.losses import detection_loss
+from effdet_jax.detection.targets import assign
 from effdet_jax.model.detector import Detector
-from effdet_jax.targets import assign, spec_anchors
+from effdet_jax.spec import EXACT_ASPECTS, model_spec
 from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.state import state_of
 from effdet_jax.training.step import apply_gradients
-from effdet_jax.variants import EXACT_ASPECTS, model_spec
-from tests.conftest import QUICK, ROUNDING, shared
+from tests.conftest import ROUNDING, shared
+from tests.quick import QUICK
 
 # A minute of compiling.
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def steps():
         images = jnp.asarray(file["input"])
     with np.load(folder / "det.npz") as file:
         boxes, classes = file["labels/twelve/gt_boxes"], file["labels/twelve/gt_classes"][:, 0] - 1
-    anchors = spec_anchors(SPEC)
+    anchors = SPEC.anchors()
     targets = assign(
         anchors,
         jnp.stack([boxes, np.zeros_like(boxes)]).astype(jnp.float32),

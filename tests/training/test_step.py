@@ -6,15 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.distributed.mesh import make_mesh, place_batch, state_sharding
+from effdet_jax.distributed.rows import splits_rows
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.variables import initial_variables
-from effdet_jax.ops.spatial import splits_rows
+from effdet_jax.model.initialize import initial_variables
+from effdet_jax.spec import model_spec
 from effdet_jax.training.optimizer import make_optimizer
-from effdet_jax.training.sharding import make_mesh, place_batch, state_sharding
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
-from effdet_jax.variants import model_spec
-from tests.conftest import QUICK, enable_x64, random_variables, tiny_spec
+from tests.conftest import enable_x64, random_variables, tiny_spec
+from tests.quick import QUICK
 
 # One block per stage and three levels compile sooner than the smallest of the family; without
 # drop-connect, whose random numbers are another test's matter.

@@ -1,0 +1,1 @@
+"""This code beside other programs, in processes that run in turns."""

@@ -1,0 +1,1 @@
+"""What heads learn and how predictions become detections: targets, losses, post-processing."""

@@ -1,0 +1,67 @@
+"""What the heads should predict: anchors × ground-truth boxes → `Targets` per level."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from effdet_jax.distributed.rows import split_rows
+from effdet_jax.ops import boxes as box_ops
+from effdet_jax.ops.matching import UNMATCHED, match
+
+BACKGROUND = -1  # An anchor that is no object: all K classes are trained towards 0.
+IGNORE = -2  # An anchor that isn't trained at all.
+
+
+@struct.dataclass
+class Targets:
+    """Training targets per level.
+
+    Attributes:
+      labels: {level: [B, H, W, A]} class of the matched box, `BACKGROUND` or `IGNORE`.
+      box_deltas: {level: [B, H, W, A, 4]}, zeros where nothing is matched.
+      num_positives: [B] matched anchors per image.
+    """
+
+    labels: dict[int, Any]
+    box_deltas: dict[int, Any]
+    num_positives: Any
+
+
+def assign(
+    anchors: Mapping[int, Float[np.ndarray, "_ _ A 4"]],
+    boxes: Float[Array, "B G 4"],
+    labels: Int[Array, "B G"],
+    valid: Bool[Array, " B"] | None = None,
+    *,
+    threshold: float = 0.5,
+) -> Targets:
+    """Targets of a batch.
+
+    Args:
+      anchors: {level: [H, W, A, 4]} yxyx, input pixels.
+      boxes: [B, G, 4] yxyx, input pixels; rows with label -1 are padding.
+      labels: [B, G] class indices.
+      valid: [B] False for images that must not be trained on; all their anchors are `IGNORE`.
+      threshold: least IoU of a match that isn't forced, see `ops.matching.match`.
+    """
+    if boxes.shape[1] == 0:  # Nothing can be taken from no slots.
+        boxes, labels = jnp.zeros((len(boxes), 1, 4)), jnp.full((len(boxes), 1), -1)
+    matches = match(boxes, labels >= 0, anchors, threshold=threshold)
+    valid = jnp.ones(len(boxes), bool) if valid is None else valid
+    take = jax.vmap(lambda rows, index: rows[index])
+    target_labels, deltas, num_positives = {}, {}, 0.0
+    for level, matched in matches.items():  # [B, H, W, A]
+        is_valid = valid[:, None, None, None]
+        positive = (matched != UNMATCHED) & is_valid
+        index = jnp.maximum(matched, 0)
+        classes = jnp.where(positive, take(labels, index), BACKGROUND)
+        target_labels[level] = split_rows(jnp.where(is_valid, classes, IGNORE))
+        encoded = box_ops.encode(take(boxes, index), jnp.asarray(anchors[level]))
+        deltas[level] = split_rows(jnp.where(positive[..., None], encoded, 0.0))
+        num_positives += jnp.sum(positive, axis=(1, 2, 3)).astype(jnp.float32)
+    return Targets(target_labels, deltas, num_positives)

@@ -1,0 +1,1 @@
+"""Convolutions and batch normalisation as Flax modules."""

@@ -1,0 +1,1 @@
+"""What training takes on devices that aren't here: the step compiled ahead of time, its memory."""

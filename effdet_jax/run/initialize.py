@@ -1,0 +1,78 @@
+"""Where a run starts: from its own last checkpoint, from given weights, or from scratch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from effdet_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Metadata,
+    merge_variables,
+)
+from effdet_jax.inference.load import load_initial
+from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import initial_variables
+from effdet_jax.training.state import TrainState, abstract_state, create_state
+
+
+def start(
+    model: Detector, optimizer: optax.GradientTransformation, mesh: Mesh, *, seed: int, init: str
+) -> TrainState:
+    """A new run's state, from scratch or from the weights at `init`; says what became of those.
+
+    Raises:
+      CheckpointError, ConversionError: `init` can't be used.
+    """
+    variables = initial_variables(model, seed)
+    if init:
+        variables, report = merge_variables(variables, load_initial(init, model))
+        print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
+    return create_state(variables, optimizer, mesh)
+
+
+def resume(
+    model: Detector,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    metadata: Metadata,
+) -> TrainState:
+    """The state in the newest of `checkpoints`; says from which step, and what was reconfigured.
+
+    Args:
+      metadata: of this run.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model or class list; the message names them.
+    """
+    saved = checkpoints.metadata()
+    if different := metadata.difference(saved):
+        raise CheckpointError(
+            f"'{checkpoints.folder}' holds another run (this one against that one): {different}. "
+            "Choose another --workdir, or start from its weights in a new one: "
+            "--config.init=THAT_WORKDIR"
+        )
+    changed = _changes(saved.config, metadata.config)
+    print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
+    loaded = checkpoints.load(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
+    return TrainState(ema=loaded["ema"], **loaded["train"])
+
+
+def checkpoint_parts(state: TrainState) -> dict[str, Any]:
+    """A state as the parts of a checkpoint: the moving averages, and what training alone needs."""
+    names = ("step", "params", "batch_stats", "opt_state")
+    return {"train": {name: getattr(state, name) for name in names}, "ema": state.ema}
+
+
+def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """'optim.learning_rate 0.08 → 0.02, …'."""
+    before, after = (traverse_util.flatten_dict(dict(tree), sep=".") for tree in (saved, current))
+    return ", ".join(
+        f"{key} {before.get(key)} → {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )

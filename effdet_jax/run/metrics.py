@@ -1,0 +1,81 @@
+"""Where numbers and pictures of a run go: `metrics.jsonl` and TensorBoard."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes scalars and images of a run below its workdir.
+
+    Args:
+      workdir: gets `metrics.jsonl` and `tensorboard/`; with None nothing is written, for the
+        other processes of a run.
+      start_step: rows of later steps, left by a run that was killed after its last checkpoint, are
+        removed: the steps will be done again.
+    """
+
+    def __init__(self, workdir: str | None, start_step: int = 0):
+        self._silent = workdir is None
+        if workdir is None:
+            return
+        path = os.path.join(workdir, "metrics.jsonl")
+        _drop_rows_after(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._board = SummaryWriter(
+            os.path.join(workdir, "tensorboard"), purge_step=start_step + 1 if start_step else None
+        )
+
+    def scalars(self, step: int, metrics: Mapping[str, float]):
+        """One row of flat slash names, such as {'loss/total': 0.7}."""
+        if self._silent:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        # JSON has no NaN: it is written as null.
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray):
+        """One [H, W, 3] uint8 picture."""
+        if self._silent:
+            return
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self):
+        if self._silent:
+            return
+        self._file.close()
+        self._board.close()
+
+
+def _drop_rows_after(path: str, step: int):
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    with _replaced(path) as file:
+        file.writelines(kept)
+
+
+@contextlib.contextmanager
+def _replaced(path: str) -> Iterator[IO]:
+    """A file to write into that takes `path`'s place once all is written."""
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)

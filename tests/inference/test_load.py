@@ -1,0 +1,104 @@
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import effdet_jax as ed
+from effdet_jax.checkpoint import CheckpointError
+from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.convert.folder import write_folder
+from effdet_jax.convert.rules import ConversionError
+from effdet_jax.convert.write import write_tensors
+from effdet_jax.inference.load import default_class_names, load_initial
+from effdet_jax.model.detector import Detector
+from effdet_jax.spec import PYTORCH, model_spec
+from tests.conftest import random_variables
+
+SPEC = model_spec("efficientdet-lite0", num_classes=2)
+
+
+def written(tmp_path, spec=SPEC, name="w.safetensors", kind="effdet"):
+    variables = jax.device_get(random_variables(Detector(spec)))
+    write_tensors(str(tmp_path / name), kind, spec, variables)
+    return str(tmp_path / name), variables
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+
+
+def test_a_file_of_weights_is_a_model(tmp_path):
+    path, variables = written(tmp_path)
+    model, found = ed.load(path)
+    assert model.spec == SPEC and model.class_names.names == ("class 1", "class 2")
+    assert isinstance(jax.tree.leaves(found)[0], jax.Array)
+    assert_same(found, variables)
+
+
+def test_a_converted_folder_is_a_model(tmp_path):
+    variables = jax.device_get(random_variables(Detector(SPEC)))
+    labels = ClassNames(("red", "white"), (3, 7))
+    write_folder(tmp_path, SPEC, labels, variables, origin="Made.")
+    model, found = ed.load(tmp_path)
+    assert (model.spec, model.class_names) == (SPEC, labels)
+    assert_same(found, variables)
+    assert_same(load_initial(str(tmp_path), model), variables)
+
+
+def test_ninety_classes_are_coco():
+    assert default_class_names(90) == COCO and default_class_names(2).ids == (1, 2)
+
+
+def test_weights_of_any_class_count_start_a_model(tmp_path):
+    path, variables = written(tmp_path, name="w.npz", kind="automl")
+    model = Detector(model_spec("efficientdet-lite0", num_classes=5))
+    assert_same(load_initial(path, model), variables)
+    with pytest.raises(
+        ConversionError, match=r"isn't efficientdet-d0 \(it looks like efficientdet-lite0\)"
+    ):
+        load_initial(path, Detector(model_spec("efficientdet-d0")))
+
+
+def test_weights_of_symmetric_padding_start_a_model_with_a_word(tmp_path, capsys):
+    path, variables = written(tmp_path, model_spec("efficientdet-d0", num_classes=2, **PYTORCH))
+    found = load_initial(path, Detector(model_spec("efficientdet-d0", num_classes=5)))
+    assert_same(found, variables)
+    assert "were trained with symmetric padding, this model pads 'same'" in capsys.readouterr().out
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        ed.load(tmp_path / "missing")
+    with pytest.raises(ConversionError, match="holds no checkpoint"):
+        ed.load(tmp_path)
+
+
+def test_the_hub_is_asked_only_for_its_own_addresses(tmp_path, monkeypatch):
+    variables = jax.device_get(random_variables(Detector(SPEC)))
+    write_folder(tmp_path, SPEC, default_class_names(2), variables, origin="Made.")
+    with pytest.raises(ConversionError, match="isn't like 'hf://owner/name'"):
+        ed.load("hf://nothing")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConversionError, match=r"pip install 'effdet_jax\[hub\]'"):
+        ed.load("hf://owner/name")
+
+    asked = []
+
+    class Hub:
+        class errors:
+            HfHubHTTPError = OSError
+
+        @staticmethod
+        def snapshot_download(name):
+            asked.append(name)
+            if name == "owner/missing":
+                raise OSError("404")
+            return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    model, found = ed.load("hf://owner/name")
+    assert asked == ["owner/name"] and model.spec == SPEC
+    assert_same(found, variables)
+    with pytest.raises(ConversionError, match="'hf://owner/missing' can't be fetched: 404"):
+        ed.load("hf://owner/missing")

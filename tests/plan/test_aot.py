@@ -1,0 +1,66 @@
+import multiprocessing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from effdet_jax.plan import aot
+
+
+def build(devices):
+    """The mean over all devices' rows."""
+    mesh = Mesh(np.array(devices), ("data",))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    mean = jax.jit(lambda x: jnp.mean(x, 0), out_shardings=whole)
+    return mean, (jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=split),), "a mean"
+
+
+def test_devices_of_this_machine_compile_to_the_end():
+    about, program = aot.compile_here(build, jax.devices())
+    assert about == "a mean" and program.complete and program.fits and program.seconds > 0
+    (row,) = program.collectives
+    assert (row.kind, row.count, row.bytes) == ("all-reduce", 1, 4 * 32)
+
+
+def test_the_compiler_is_stopped_where_buffers_are_assigned(tmp_path, monkeypatch):
+    monkeypatch.setattr(aot.time, "sleep", lambda seconds: None)
+    stem = "module_0003.jit_step.cl_1.after_optimizations"
+    (tmp_path / f"{stem}_after_buffer_assignment.txt").write_text(
+        "ENTRY %main (p: f32[8]) -> f32[8] {\n  %r = f32[8]{0} all-reduce(%p), to_apply=%add\n}\n"
+    )
+    (tmp_path / f"{stem}-memory-usage-report.txt").write_text(
+        "Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n"
+    )
+    receiver, _sender = multiprocessing.Pipe(duplex=False)  # Nothing comes over it.
+    program = aot._wait(receiver, str(tmp_path), full=False)
+    assert program.peak == 4096 and not program.complete and len(program.collectives) == 1
+
+
+def test_what_a_compiler_sends_is_returned_or_raised():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.send(7)
+    assert aot._receive(receiver) == 7
+    sender.send(aot.CompilerError("no such thing"))
+    with pytest.raises(aot.CompilerError, match="no such thing"):
+        aot._receive(receiver)
+    sender.close()
+    with pytest.raises(aot.CompilerError, match="died"):
+        aot._receive(receiver)
+
+
+def test_progress_says_what_takes_how_long(capsys):
+    with aot.progress("compiling", every=0.01):
+        aot.time.sleep(0.1)
+    text = capsys.readouterr().err
+    assert text.startswith("compiling … 0 s\n") and text.endswith("compiling: 0 s\n")
+
+
+def test_another_failure_than_memory_stays_one():
+    class Refused:
+        def lower(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        aot._compile(Refused(), (), {})

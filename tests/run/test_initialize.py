@@ -1,0 +1,87 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from effdet_jax.checkpoint import (
+    BEST,
+    LAST,
+    CheckpointError,
+    Checkpoints,
+    Metadata,
+)
+from effdet_jax.classes import ClassNames
+from effdet_jax.distributed.mesh import make_mesh
+from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import abstract_variables, initial_variables
+from effdet_jax.run.initialize import checkpoint_parts, resume, start
+from effdet_jax.training.optimizer import make_optimizer
+from effdet_jax.training.state import state_of
+from tests.conftest import random_variables, tiny_spec
+
+SPEC = tiny_spec()
+LABELS = ClassNames(("cat", "dog"), (1, 2))
+OPTIMIZER = make_optimizer()
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh(8)
+
+
+def test_a_state_comes_back_on_the_mesh_and_changes_are_said(tmp_path, mesh, capsys):
+    model = Detector(SPEC, LABELS)
+    state = state_of(random_variables(model), OPTIMIZER)
+    saved = Metadata(SPEC, LABELS, {"optim": {"learning_rate": 0.08}, "batch_size": 8}, step=5)
+    with_changes = dataclasses.replace(
+        saved, config={"optim": {"learning_rate": 0.02}, "batch_size": 8}
+    )
+    checkpoints = Checkpoints(tmp_path / LAST)
+    checkpoints.save(saved, **checkpoint_parts(state))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / LAST)
+    again = resume(model, OPTIMIZER, mesh, checkpoints, with_changes)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(again)} == {8}
+    assert "from step 5; changed: optim.learning_rate 0.08 → 0.02\n" in capsys.readouterr().out
+
+
+def test_another_model_is_refused_with_the_difference_and_what_to_do(tmp_path, mesh):
+    checkpoints = Checkpoints(tmp_path / LAST)
+    checkpoints.save(Metadata(SPEC, LABELS, {}), {"w": np.ones(1)}, {"w": np.ones(1)})
+    checkpoints.close()
+    wider = dataclasses.replace(SPEC, pyramid_width=88)
+    with pytest.raises(CheckpointError, match=r"width is 88 against 64\..*--config.init=THAT_"):
+        resume(
+            Detector(wider),
+            OPTIMIZER,
+            mesh,
+            Checkpoints(tmp_path / LAST),
+            Metadata(wider, LABELS, {}),
+        )
+
+
+def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path, mesh, capsys):
+    given = random_variables(Detector(SPEC))
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(Metadata(SPEC, LABELS, {}), {"w": np.ones(1)}, given)
+    checkpoints.close()
+    other = Detector(dataclasses.replace(SPEC, num_classes=5))
+    fresh = initial_variables(other, seed=3)
+    state = start(other, OPTIMIZER, mesh, seed=3, init=str(tmp_path))
+    output = capsys.readouterr().out
+    total = len(jax.tree.leaves(abstract_variables(other)))
+    assert f"loaded {total - 2} of {total} tensors" in output and "unused 0" in output
+    for part in ("bias (18,) → (45,)", "kernel (1, 1, 64, 18) → (1, 1, 64, 45)"):
+        assert f"params/class_head/predict/pointwise/{part}" in output
+
+    def head(tree):
+        return np.asarray(tree["params"]["class_head"]["predict"]["pointwise"]["kernel"])
+
+    def stem(tree):
+        return np.asarray(tree["params"]["backbone"]["stem_conv"]["kernel"])
+
+    np.testing.assert_array_equal(head(state.ema), head(fresh))
+    np.testing.assert_array_equal(stem(state.ema), stem(given))
+    np.testing.assert_array_equal(stem({"params": state.params}), stem(given))
