@@ -56,43 +56,6 @@ def shared(relative: str) -> pathlib.Path:
     return path
 
 
-def tiny_spec(name: str = "efficientdet-lite0", **changes):
-    """One block per stage, one cell, heads one deep, 64 px, two classes: the soonest compiled.
-
-    Its backbone has no residual branch, so nothing for drop-connect to drop.
-    """
-    # Not at the top: what is imported before pytest's hooks are in place isn't type-checked.
-    from effdet_jax.spec import model_spec
-
-    tiny = {
-        "backbone": "efficientnet-tiny",
-        "image_size": (64, 64),
-        "num_classes": 2,
-        "pyramid_cells": 1,
-        "head_depth": 1,
-    }
-    return model_spec(name, **{**tiny, **changes})
-
-
-def random_variables(model, seed: int = 0):
-    """Variables of a model, drawn by numpy: compiling `model.init` takes many times as long."""
-    from effdet_jax.convert.rules import abstract_shapes, unflatten
-
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "kernel":
-            fan_in = max(1, leaf.size // leaf.shape[-1]) if leaf.shape[2] > 1 else 9
-            return (rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
-        if name in ("var", "scale", "weights"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        return (0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
-
-    shapes = unflatten(abstract_shapes(model.spec))
-    return jax.device_put(jax.tree.map_with_path(draw, shapes))
-
-
 def pytest_collection_modifyitems(items):
     """What takes longest begins first, so that no process is left alone with it at the end."""
     long = (

@@ -19,7 +19,7 @@ from effdet_jax.checkpoint import (
 )
 from effdet_jax.classes import ClassNames
 from effdet_jax.model.detector import Detector
-from tests.conftest import random_variables, tiny_spec
+from tests.tiny import random_variables, tiny_spec
 
 SPEC = tiny_spec()
 LABELS = ClassNames(("cat", "dog"), (5, 9))

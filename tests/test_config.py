@@ -8,7 +8,7 @@ from effdet_jax import config as configs
 from effdet_jax.config import ConfigError
 from effdet_jax.data.source import DataError
 from effdet_jax.detection.postprocess import detect
-from tests.data.test_coco import make_folder
+from tests.doubles import make_folder
 
 
 def changed(**fields):

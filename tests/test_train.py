@@ -42,7 +42,7 @@ from effdet_jax.train import train
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.state import state_of
 from tests.conftest import ROOT
-from tests.data.test_coco import make_folder
+from tests.doubles import make_folder
 from tests.quick import QUICK_FLAGS
 
 TINY = (

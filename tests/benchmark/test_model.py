@@ -3,7 +3,7 @@ import json
 import pytest
 
 from effdet_jax.benchmark import model
-from effdet_jax.config import get_config
+from tests.tiny import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -14,15 +14,7 @@ from effdet_jax.config import get_config
     ],
 )
 def test_each_work_is_measured_and_written_as_json_or_table(names, capsys):
-    config = get_config()
-    config.model.update(
-        {
-            "name": "efficientdet-lite0",
-            "image_size": "64",
-            "pyramid_cells": 1,
-            "head_depth": 1,
-        }
-    )
+    config = tiny_config()
     model.main(config, names, batch_size=2, rounds=2, warmup=1, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert [row["work"] for row in report["rows"]] == list(names)

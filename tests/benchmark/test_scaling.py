@@ -1,15 +1,12 @@
 import pytest
 
 from effdet_jax.benchmark.scaling import lines, scaling
-from effdet_jax.config import get_config
+from tests.tiny import tiny_config
 
 
 @pytest.mark.slow
 def test_eight_devices_train_what_one_does():
-    config = get_config()
-    config.model.update(
-        {"name": "efficientdet-lite0", "image_size": "128", "pyramid_cells": 1, "head_depth": 1}
-    )
+    config = tiny_config(**{"model.image_size": "128"})
     rows = scaling(config, 2, steps=2)
     assert [(row["devices"], row["batch_size"]) for row in rows] == [
         (1, 2),

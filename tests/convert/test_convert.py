@@ -13,7 +13,8 @@ from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import write_tensors
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import model_spec
-from tests.conftest import random_variables, shared
+from tests.conftest import shared
+from tests.tiny import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
 DEFAULTS = {

@@ -10,7 +10,7 @@ from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, writ
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import ADVPROP, model_spec
-from tests.conftest import random_variables
+from tests.tiny import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2, pyramid_cells=1, **ADVPROP)
 LABELS = ClassNames(("red", "white"), (3, 7))

@@ -21,7 +21,8 @@ from effdet_jax.convert.verify import (
 )
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import PYTORCH, model_spec
-from tests.conftest import random_variables, shared
+from tests.conftest import shared
+from tests.tiny import random_variables
 
 SPEC = model_spec(
     "efficientdet-lite0", image_size=(64, 64), num_classes=3, pyramid_cells=1, head_depth=1

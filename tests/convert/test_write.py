@@ -18,7 +18,7 @@ from effdet_jax.convert.write import (
 )
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import PYTORCH, model_spec
-from tests.conftest import random_variables
+from tests.tiny import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
 WEIGHTED = model_spec("efficientdet-d0", num_classes=2)  # Has fusion weights and SE.

@@ -1,6 +1,5 @@
 """Every malformation gets an error or a counted, named report, and the rest stays usable."""
 
-import json
 import math
 import pathlib
 
@@ -11,27 +10,7 @@ from PIL import Image
 from effdet_jax.data.coco import CocoFolder, find_annotations
 from effdet_jax.data.source import DataError
 from tests.conftest import shared
-
-
-def make_folder(root: pathlib.Path, **changes):
-    """A sound data set of 3 images of 40×30 with a box each; `changes` replace top-level keys."""
-    (root / "images").mkdir(exist_ok=True)
-    content = {
-        "images": [
-            {"id": number, "file_name": f"{number}.png", "width": 40, "height": 30}
-            for number in range(3)
-        ],
-        "annotations": [
-            {"id": 10 + number, "image_id": number, "category_id": 5, "bbox": [4, 6, 20, 10]}
-            for number in range(3)
-        ],
-        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    for image in content["images"]:
-        Image.new("RGB", (40, 30), (image["id"], 0, 0)).save(root / "images" / image["file_name"])
-    content |= changes
-    (root / "train.json").write_text(json.dumps(content))
-    return content
+from tests.doubles import make_folder
 
 
 def load(root: pathlib.Path, **options):

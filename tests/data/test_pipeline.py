@@ -1,33 +1,9 @@
 import numpy as np
 import pytest
 
-from effdet_jax.classes import ClassNames
 from effdet_jax.data.pipeline import Augmentation, augment, eval_batches, train_batches
-from effdet_jax.data.source import Example, make_truth, unreadable
-
-
-class Numbers:
-    """`count` examples of 20×30 whose pixels and box tell their index."""
-
-    class_names, report, endless = ClassNames(("a", "b"), (1, 2)), None, False
-
-    def __init__(self, count=13, broken=(), boxes=1):
-        self._count, self._broken, self._boxes = count, set(broken), boxes
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, index):
-        if index in self._broken:
-            return unreadable(index, (20, 30), "broken")
-        rows = [((2, 3, 12, 13), index % 2, False, 100.0)] * self._boxes
-        return Example(np.full((20, 30, 3), index, np.uint8), make_truth(index, (20, 30), rows))
-
-    def describe(self, index):
-        return f"number {index}"
-
-    def ground_truth(self):
-        return (self[index].truth for index in range(self._count))
+from effdet_jax.data.source import Example, make_truth
+from tests.doubles import Numbers
 
 
 def take(count, source=None, **options):

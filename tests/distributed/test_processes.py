@@ -158,7 +158,8 @@ from effdet_jax.distributed import mesh as sharding
 from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.run.stop import StopSignal
 from effdet_jax.spec import model_spec
-from tests.evaluation.test_loop import Images, find_the_box, jitted
+from tests.doubles import Images
+from tests.evaluation.test_loop import find_the_box, jitted
 
 address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with connected(address, 2, index, 60):

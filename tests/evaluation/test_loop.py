@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.classes import ClassNames
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.data.source import DataReport, Example, make_truth, unreadable
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.distributed.mesh import (
     evaluation_sharding,
@@ -18,36 +16,8 @@ from effdet_jax.distributed.mesh import (
 from effdet_jax.evaluation.loop import evaluate, with_rows
 from effdet_jax.inference.predictor import create_detect
 from effdet_jax.model.detector import Detector
-from tests.conftest import random_variables, tiny_spec
-
-
-class Images:
-    """Images of one grey level each, the level being the index, with one box; some are broken."""
-
-    endless = False
-
-    def __init__(self, length, broken=()):
-        self.class_names = ClassNames(("cat",), (7,))
-        self.report = DataReport()
-        self._length, self._broken = length, broken
-
-    def __len__(self):
-        return self._length
-
-    def __getitem__(self, index):
-        truth = self._truth(index)
-        if index in self._broken:
-            return unreadable(truth.image_id, truth.size, "broken")
-        return Example(np.full((30, 40, 3), index, np.uint8), truth)
-
-    def _truth(self, index):
-        return make_truth(f"{index}.png", (30, 40), [((5.0, 10.0, 25.0, 30.0), 0, False, 400.0)])
-
-    def describe(self, index):
-        return f"image {index}"
-
-    def ground_truth(self):
-        return (self._truth(index) for index in range(len(self)))
+from tests.doubles import Images
+from tests.tiny import random_variables, tiny_spec
 
 
 def find_the_box(variables, batch):

@@ -8,8 +8,8 @@ import pytest
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import model_spec
-from tests.conftest import random_variables
 from tests.quick import QUICK
+from tests.tiny import random_variables
 
 
 def small(name, **changes):

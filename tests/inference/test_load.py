@@ -13,7 +13,7 @@ from effdet_jax.convert.write import write_tensors
 from effdet_jax.inference.load import default_class_names, load_initial
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import PYTORCH, model_spec
-from tests.conftest import random_variables
+from tests.tiny import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
 

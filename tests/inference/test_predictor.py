@@ -8,8 +8,8 @@ from PIL import Image
 import effdet_jax as ed
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.inference.predictor import create_detect
-from tests.conftest import random_variables, tiny_spec
-from tests.evaluation.test_loop import Images
+from tests.doubles import Images
+from tests.tiny import random_variables, tiny_spec
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.spec import model_spec
-from tests.conftest import random_variables, tiny_spec
 from tests.quick import QUICK
+from tests.tiny import random_variables, tiny_spec
 
 TINY = tiny_spec()
 

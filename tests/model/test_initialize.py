@@ -8,7 +8,7 @@ import pytest
 from effdet_jax.convert.rules import flatten
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables, initial_variables
-from tests.conftest import tiny_spec
+from tests.tiny import tiny_spec
 
 SPEC = tiny_spec("efficientdet-d0", num_classes=3, max_level=5)
 

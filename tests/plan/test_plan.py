@@ -5,12 +5,13 @@ import json
 import jax
 import pytest
 
-from effdet_jax.config import ConfigError, get_config
+from effdet_jax.config import ConfigError
 from effdet_jax.plan import __main__ as plan
 from effdet_jax.plan import aot, chips
 from effdet_jax.plan.hlo import Collective
 from effdet_jax.plan.program import Program
 from effdet_jax.plan.report import Job, lines, make_report
+from tests.tiny import tiny_config
 
 GIB = 2**30
 PROGRAM = Program(
@@ -20,12 +21,7 @@ PROGRAM = Program(
 
 @pytest.fixture
 def tiny():
-    config = get_config()
-    config.model.update(
-        {"name": "efficientdet-lite0", "image_size": "64", "pyramid_cells": 1, "head_depth": 1}
-    )
-    config.batch_size = 16
-    return config
+    return tiny_config(batch_size=16)
 
 
 @pytest.fixture

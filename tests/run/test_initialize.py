@@ -18,7 +18,7 @@ from effdet_jax.model.initialize import abstract_variables, initial_variables
 from effdet_jax.run.initialize import checkpoint_parts, resume, start
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.state import state_of
-from tests.conftest import random_variables, tiny_spec
+from tests.tiny import random_variables, tiny_spec
 
 SPEC = tiny_spec()
 LABELS = ClassNames(("cat", "dog"), (1, 2))

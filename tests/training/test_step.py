@@ -14,8 +14,9 @@ from effdet_jax.spec import model_spec
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.state import create_state, state_of
 from effdet_jax.training.step import make_train_step
-from tests.conftest import enable_x64, random_variables, tiny_spec
+from tests.conftest import enable_x64
 from tests.quick import QUICK
+from tests.tiny import random_variables, tiny_spec
 
 # One block per stage and three levels compile sooner than the smallest of the family; without
 # drop-connect, whose random numbers are another test's matter.

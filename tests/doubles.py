@@ -1,0 +1,84 @@
+"""Sources and data folders that tests stand in for real ones."""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from effdet_jax.classes import ClassNames
+from effdet_jax.data.source import DataReport, Example, make_truth, unreadable
+
+
+class Images:
+    """Images of one grey level each, the level being the index, with one box; some are broken."""
+
+    endless = False
+
+    def __init__(self, length, broken=()):
+        self.class_names = ClassNames(("cat",), (7,))
+        self.report = DataReport()
+        self._length, self._broken = length, broken
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        truth = self._truth(index)
+        if index in self._broken:
+            return unreadable(truth.image_id, truth.size, "broken")
+        return Example(np.full((30, 40, 3), index, np.uint8), truth)
+
+    def _truth(self, index):
+        return make_truth(f"{index}.png", (30, 40), [((5.0, 10.0, 25.0, 30.0), 0, False, 400.0)])
+
+    def describe(self, index):
+        return f"image {index}"
+
+    def ground_truth(self):
+        return (self._truth(index) for index in range(len(self)))
+
+
+class Numbers:
+    """`count` examples of 20×30 whose pixels and box tell their index."""
+
+    class_names, report, endless = ClassNames(("a", "b"), (1, 2)), None, False
+
+    def __init__(self, count=13, broken=(), boxes=1):
+        self._count, self._broken, self._boxes = count, set(broken), boxes
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        if index in self._broken:
+            return unreadable(index, (20, 30), "broken")
+        rows = [((2, 3, 12, 13), index % 2, False, 100.0)] * self._boxes
+        return Example(np.full((20, 30, 3), index, np.uint8), make_truth(index, (20, 30), rows))
+
+    def describe(self, index):
+        return f"number {index}"
+
+    def ground_truth(self):
+        return (self[index].truth for index in range(self._count))
+
+
+def make_folder(root: pathlib.Path, **changes):
+    """A sound data set of 3 images of 40×30 with a box each; `changes` replace top-level keys."""
+    (root / "images").mkdir(exist_ok=True)
+    content = {
+        "images": [
+            {"id": number, "file_name": f"{number}.png", "width": 40, "height": 30}
+            for number in range(3)
+        ],
+        "annotations": [
+            {"id": 10 + number, "image_id": number, "category_id": 5, "bbox": [4, 6, 20, 10]}
+            for number in range(3)
+        ],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    for image in content["images"]:
+        Image.new("RGB", (40, 30), (image["id"], 0, 0)).save(root / "images" / image["file_name"])
+    content |= changes
+    (root / "train.json").write_text(json.dumps(content))
+    return content
