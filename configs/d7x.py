@@ -10,4 +10,5 @@ from effdet_jax import config as configs
 
 
 def get_config(arg: str | None = None):
-    return configs.coco("efficientdet-d7x", arg, num_epochs=600.0)
+    # Its coarsest level is P8, so no side is below 256 px.
+    return configs.coco("efficientdet-d7x", arg, num_epochs=600.0, smoke_size="256")

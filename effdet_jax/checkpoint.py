@@ -37,6 +37,7 @@ class Metadata:
       config: the training configuration, plain JSON types.
       step: steps done.
       metrics: of the newest evaluation up to that step, empty if there was none.
+      dtype: that evaluations computed in, 'float32' or 'bfloat16'.
     """
 
     spec: ModelSpec
@@ -44,6 +45,7 @@ class Metadata:
     config: Mapping[str, Any]
     step: int = 0
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dtype: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +54,7 @@ class Metadata:
             "config": dict(self.config),
             "step": self.step,
             "metrics": dict(self.metrics),
+            "dtype": self.dtype,
         }
 
     @classmethod
@@ -62,6 +65,7 @@ class Metadata:
             fields["config"],
             fields["step"],
             fields["metrics"],
+            fields.get("dtype", "float32"),  # Version 0.1 doesn't say, and evaluated so.
         )
 
     def difference(self, other: "Metadata") -> str:
@@ -159,19 +163,20 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoints:
 
 
 def load_model(
-    path: str | os.PathLike, *, dtype: DTypeLike = jnp.float32
+    path: str | os.PathLike, *, dtype: DTypeLike | None = None
 ) -> tuple[Detector, dict[str, Any]]:
     """A trained detector and its averaged variables, on the default device.
 
     Args:
       path: a workdir, or a folder of checkpoints.
-      dtype: of the computation.
+      dtype: of the computation; that of the run's own evaluations if not given.
 
     Raises:
       CheckpointError: there is no checkpoint, or it can't be read.
     """
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
+    dtype = jnp.dtype(metadata.dtype if dtype is None else dtype)
     model = Detector(metadata.spec, metadata.class_names, dtype)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = abstract_arrays(abstract_variables(model), sharding)

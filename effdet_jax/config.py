@@ -1,30 +1,61 @@
-"""Every knob with its default and unit, and the way from a config to the parts it describes."""
+"""Every knob with its default and unit, what it may be, and configs as plain data."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.pipeline import Augmentation
-from effdet_jax.data.source import Source
-from effdet_jax.data.synthetic import Shapes
-from effdet_jax.data.tfds import TfdsSource
 from effdet_jax.errors import UserError
-from effdet_jax.spec import ModelSpec, model_spec
 
-_DETECT_OPTIONS = (
-    "method",
-    "iou_threshold",
-    "sigma",
-    "score_threshold",
-    "max_detections",
-    "pre_nms_top_k",
-)
+# How detections are made of raw outputs for COCO's metrics: keywords of `postprocess.detect`.
+PROTOCOLS = {
+    # What PyTorch's effdet does.
+    "default": {
+        "method": "hard",
+        "iou_threshold": 0.5,
+        "sigma": 0.5,
+        "score_threshold": 0.0,
+        "max_detections": 100,
+        "pre_nms_top_k": 5000,
+        "pixel_offset": 0.0,
+    },
+    # Behind the published AP of D0-D7x: google/automl's numpy NMS, its default until 2020-11-19.
+    "published": {
+        "method": "gaussian",
+        "iou_threshold": 0.5,  # Of hard NMS only.
+        "sigma": 0.5,
+        "score_threshold": 0.0,
+        "max_detections": 100,
+        "pre_nms_top_k": 5000,
+        "pixel_offset": 1.0,  # Sides are counted as in VOC: x2 - x1 + 1.
+    },
+}
+_CHOICES = {
+    "dtype": ("auto", "float32", "bfloat16"),
+    "remat": ("none", "blocks", "full"),
+    "data.source": ("coco", "tfds", "shapes"),
+    "optim.name": ("sgd", "adamw"),
+    "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
+    "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
+    "eval.protocol": tuple(PROTOCOLS),
+    "eval.method": ("", "hard", "gaussian"),
+}
+_AT_LEAST = {
+    "batch_size": 1,
+    "microbatches": 1,
+    "mesh.fsdp": 1,
+    "mesh.spatial": 1,
+    "data.max_boxes": 1,
+    "data.workers": 0,
+    "data.threads": 1,
+    "log_every_steps": 1,
+    "keep_checkpoints": 1,
+    "max_bad_steps": 1,
+    "num_steps": 0,
+    "eval.max_detections": 0,
+    "eval.pre_nms_top_k": 0,
+}
 
 
 class ConfigError(UserError):
@@ -107,12 +138,14 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
     config.eval.batch_size = 0  # 0 is the training batch size.
-    config.eval.method = "hard"  # NMS: 'hard', or 'gaussian', the published protocol.
-    config.eval.iou_threshold = 0.5
-    config.eval.sigma = 0.5
-    config.eval.score_threshold = 0.0
-    config.eval.max_detections = 100
-    config.eval.pre_nms_top_k = 5000
+    config.eval.protocol = "default"  # 'default' or 'published', the tables in `PROTOCOLS`.
+    config.eval.method = ""  # NMS: 'hard', or 'gaussian' for soft-NMS; '' is the protocol's own.
+    config.eval.iou_threshold = -1.0  # Of hard NMS; -1 is the protocol's own, here and below.
+    config.eval.sigma = -1.0  # Of soft-NMS.
+    config.eval.score_threshold = -1.0
+    config.eval.max_detections = 0  # 0 is the protocol's own, here and below.
+    config.eval.pre_nms_top_k = 0  # (Anchor, class) pairs that enter NMS.
+    config.eval.pixel_offset = -1.0  # Pixels added to each side before the IoU.
 
     config.log_every_steps = 50
     config.checkpoint_every_epochs = 1.0
@@ -132,25 +165,45 @@ def parse_arg(arg: str | None, modes: tuple[str, ...]) -> str:
     return arg or ""
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
-    """The same experiment in a minute on a laptop: a few steps on rendered scenes, 128 px."""
+def smoke(config: ConfigDict, *, image_size: str = "128") -> ConfigDict:
+    """The same experiment in a minute on a laptop: a few steps on rendered scenes.
+
+    Args:
+      config: is changed, and returned.
+      image_size: side of the network input, at least 2 ** (the model's coarsest level).
+    """
     config.data.source = "shapes"
     config.data.shapes_train, config.data.shapes_val = 32, 8
-    config.model.image_size = "128" if config.model.name != "efficientdet-d7x" else "256"
+    config.model.image_size = image_size
     config.batch_size = 8
     config.num_steps = 4
     config.log_every_steps = 1
     return config
 
 
-def coco(name: str, arg: str | None = None, *, num_epochs: float = 300.0) -> ConfigDict:
-    """The reference's COCO experiment for one variant: the defaults, evaluated with soft-NMS."""
+def coco(
+    name: str, arg: str | None = None, *, num_epochs: float = 300.0, smoke_size: str = "128"
+) -> ConfigDict:
+    """The reference's COCO experiment for one variant: the defaults, evaluated as published.
+
+    Args:
+      name: of the model.
+      arg: the mode, '' or 'smoke'.
+      smoke_size: image size of the mode 'smoke'.
+    """
     mode = parse_arg(arg, modes=("smoke",))
     config = get_config()
     config.model.name = name
     config.num_epochs = num_epochs
-    config.eval.method = "gaussian"  # The published protocol.
-    return smoke(config) if mode == "smoke" else config
+    set_protocol(config, "published")
+    return smoke(config, image_size=smoke_size) if mode == "smoke" else config
+
+
+def set_protocol(config: ConfigDict, name: str):
+    """Evaluates by a protocol of `PROTOCOLS`, and forgets the knobs that would change it."""
+    defaults = get_config().eval
+    config.eval.update({knob: defaults[knob] for knob in PROTOCOLS[name]})
+    config.eval.protocol = name
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -181,36 +234,12 @@ def validate(config: ConfigDict):
     Raises:
       ConfigError: names the knob, its value and what it may be.
     """
-    choices = {
-        "dtype": ("auto", "float32", "bfloat16"),
-        "remat": ("none", "blocks", "full"),
-        "data.source": ("coco", "tfds", "shapes"),
-        "optim.name": ("sgd", "adamw"),
-        "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
-        "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
-        "eval.method": ("hard", "gaussian"),
-    }
-    at_least = {
-        "batch_size": 1,
-        "microbatches": 1,
-        "mesh.fsdp": 1,
-        "mesh.spatial": 1,
-        "data.max_boxes": 1,
-        "data.workers": 0,
-        "data.threads": 1,
-        "log_every_steps": 1,
-        "keep_checkpoints": 1,
-        "max_bad_steps": 1,
-        "num_steps": 0,
-        "eval.max_detections": 1,
-        "eval.pre_nms_top_k": 1,
-    }
     flat = flatten(config)
-    for key, allowed in choices.items():
+    for key, allowed in _CHOICES.items():
         if flat[key] not in allowed:
             known = ", ".join(repr(value) for value in allowed)
             raise ConfigError(f"--config.{key}={flat[key]!r} isn't one of {known}")
-    for key, least in at_least.items():
+    for key, least in _AT_LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"--config.{key}={flat[key]} must be at least {least}")
     if config.num_steps == 0 and config.num_epochs <= 0:
@@ -235,67 +264,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def spec_of(config: ConfigDict, num_classes: int) -> ModelSpec:
-    """The model: the variant by name, and what the config changes.
-
-    Raises:
-      ConfigError: there is no such model, or it can't be of that size.
-    """
-    changes: dict[str, Any] = {"num_classes": num_classes}
-    if config.model.image_size:
-        changes["image_size"] = parse_size(config.model.image_size)
-    for name in (
-        "backbone",
-        "pyramid_width",
-        "pyramid_cells",
-        "head_depth",
-        "fusion",
-        "anchor_scale",
-    ):
-        if config.model[name]:
-            changes[name] = config.model[name]
-    if config.model.drop_connect >= 0:
-        changes["survival_probability"] = 1.0 - config.model.drop_connect
-    try:
-        return model_spec(config.model.name, **changes)
-    except ValueError as error:
-        raise ConfigError(f"config.model: {error}") from error
-
-
-def open_source(config: ConfigDict, split: str) -> Source:
-    """The data of a split, 'train' or 'val'.
-
-    Raises:
-      DataError: it can't be used.
-    """
-    data = config.data
-    if data.source == "shapes":
-        length = data.shapes_train if split == "train" else data.shapes_val
-        side = (data.shapes_size, data.shapes_size)
-        # Scenes of the two splits never meet: their seeds differ.
-        return Shapes(side, length, seed=int(split == "val"), endless=split == "train")
-    if data.source == "tfds":
-        return TfdsSource(data.dir, data[f"{split}_split"], data.tfds_name)
-    annotations = data[f"{split}_json"] or find_annotations(data.dir, split)
-    return CocoFolder(annotations, data[f"{split}_images"], strict=data.strict)
-
-
-def augmentation_of(config: ConfigDict) -> Augmentation:
-    return Augmentation(**config.augment)
-
-
-def detect_options(config: ConfigDict) -> dict[str, Any]:
-    """Keywords of `detections.detect`."""
-    return {key: value for key, value in config.eval.items() if key in _DETECT_OPTIONS}
-
-
-def compute_dtype(config: ConfigDict) -> DTypeLike:
-    """The dtype networks compute in; 'auto' is bfloat16 on TPU and GPU, float32 on a CPU."""
-    if config.dtype == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(config.dtype)
-
-
 def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The config as plain JSON types, for checkpoints."""
     return {
@@ -306,3 +274,16 @@ def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in config.items()
     }
+
+
+def from_plain(fields: Mapping[str, Any]) -> ConfigDict:
+    """The config that `plain` was made of; knobs it doesn't know are left out, new ones keep their
+    default."""
+    config = get_config()
+    known = flatten(config)
+    for key, value in flatten(fields).items():
+        if key in known:
+            config.update_from_flattened_dict(
+                {key: tuple(value) if isinstance(value, list) else value}
+            )
+    return config

@@ -15,10 +15,10 @@ from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
 from effdet_jax.cli import define_config_flag, define_process_flags, run
 from effdet_jax.data.source import DataError
-from effdet_jax.distributed.mesh import make_mesh
+from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.distributed.processes import connected
 from effdet_jax.evaluation.coco import write_results
-from effdet_jax.experiment import evaluator_of
+from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
 
 
@@ -30,8 +30,18 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         ),
         "data_dir": flags.DEFINE_string("data_dir", "", "another data folder than the run's"),
         "split": flags.DEFINE_enum("split", "val", ["val", "train"], "which images"),
+        "protocol": flags.DEFINE_enum(
+            "protocol",
+            None,
+            list(configs.PROTOCOLS),
+            "'published' is soft-NMS with its constants, behind the published AP; 'default' is "
+            "hard NMS; the run's if not given",
+        ),
         "nms": flags.DEFINE_enum(
-            "nms", None, ["hard", "gaussian"], "'gaussian' is soft-NMS, the published protocol"
+            "nms", None, ["hard", "gaussian"], "another NMS than the protocol's"
+        ),
+        "dtype": flags.DEFINE_enum(
+            "dtype", None, ["float32", "bfloat16"], "of the computation; the run's if not given"
         ),
         "batch_size": flags.DEFINE_integer(
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
@@ -46,26 +56,32 @@ def main(
     checkpoint: str,
     data_dir: str,
     split: str,
+    protocol: str | None,
     nms: str | None,
+    dtype: str | None,
     batch_size: int,
     output: str,
     **processes: Any,
 ) -> int:
     with connected(**processes):
-        model, variables = load(checkpoint)
+        model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint)
         if data_dir:
             config.data.dir = data_dir
+        if protocol:
+            configs.set_protocol(config, protocol)
         if nms:
             config.eval.method = nms
-        source = configs.open_source(config, split)
+        config.eval.batch_size = batch_size or 8 * jax.device_count()
+
+        experiment = Experiment.from_config(config)
+        source = experiment.open_source(split)
         if different := model.class_names.difference(source.class_names):
             raise DataError(f"the checkpoint and the data differ in their classes: {different}")
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
-        config.eval.batch_size = batch_size or 8 * jax.device_count()
-        mesh = make_mesh(jax.device_count())
-        result = evaluator_of(config, model, mesh, source)(jax.device_get(variables))
+        evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
+        result = evaluator(jax.device_get(variables))
         for image in result.unreadable:
             print(f"warning: {image} can't be read and counts as without detections")
         print(f"{result.metrics.num_images} images, {len(result.results)} detections")
@@ -76,22 +92,21 @@ def main(
 
 
 def stored_config(checkpoint: str) -> ConfigDict:
-    """The configuration a checkpoint was trained with; knobs it doesn't know keep their default."""
-    config = configs.get_config()
-    known = configs.flatten(config)
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+      ConfigError: it is no training run; the message says what to type.
+    """
     try:
-        stored = configs.flatten(find_checkpoint(checkpoint).metadata().config)
+        checkpoints = find_checkpoint(checkpoint)
     except CheckpointError as error:
         raise configs.ConfigError(
             f"'{checkpoint}' is no training run, so it doesn't say which data to use: "
             "--config=configs/d0.py --data_dir=FOLDER"
         ) from error
-    for key, value in stored.items():
-        if key in known:
-            config.update_from_flattened_dict(
-                {key: tuple(value) if isinstance(value, list) else value}
-            )
-    return config
+    stored = checkpoints.metadata().config
+    checkpoints.close()
+    return configs.from_plain(stored)
 
 
 if __name__ == "__main__":

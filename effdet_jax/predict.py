@@ -37,6 +37,9 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "score_threshold": flags.DEFINE_float(
             "score_threshold", 0.3, "least score of a detection", 0.0, 1.0
         ),
+        "dtype": flags.DEFINE_enum(
+            "dtype", None, ["float32", "bfloat16"], "of the computation; the run's if not given"
+        ),
         "batch_size": flags.DEFINE_integer("batch_size", 8, "images at a time", lower_bound=1),
         "pictures": flags.DEFINE_bool("pictures", True, "whether to draw pictures"),
     }
@@ -47,11 +50,12 @@ def main(
     checkpoint: str,
     output: str,
     score_threshold: float,
+    dtype: str | None,
     batch_size: int,
     pictures: bool,
 ) -> int:
     files = find_images(images)
-    model, variables = load(checkpoint)
+    model, variables = load(checkpoint, dtype=dtype)
     predictor = Predictor(
         model,
         variables,

@@ -71,3 +71,35 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def start_command():
+    """Starts `python -m effdet_jax.NAME ARGUMENTS`."""
+    from tests.processes import command_starter  # Imports the package, to be checked as it is.
+
+    with command_starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def run_command(start_command):
+    """Runs a command to its end: (exit status, output)."""
+
+    def run(name, *arguments, **environment):
+        process = start_command(name, *arguments, **environment)
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(run_command, tmp_path_factory):
+    """(workdir, output) of a run from start to end."""
+    from tests.processes import TINY
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    status, output = run_command("train", *TINY, f"--workdir={workdir}")
+    assert status == 0, output
+    return workdir, output

@@ -1,20 +1,10 @@
-import inspect
+import json
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from effdet_jax import config as configs
 from effdet_jax.config import ConfigError
-from effdet_jax.data.source import DataError
-from effdet_jax.detection.postprocess import detect
-from tests.doubles import make_folder
-
-
-def changed(**fields):
-    config = configs.get_config()
-    config.update_from_flattened_dict(fields)
-    return config
+from tests.tiny import changed_config
 
 
 def test_the_defaults_are_valid_and_plain():
@@ -32,12 +22,13 @@ def test_the_defaults_are_valid_and_plain():
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),
+        ({"eval.protocol": "mine"}, "eval.protocol='mine' isn't one of 'default', 'published'"),
         ({"augment.scale_min": 3.0}, "scale_min 3.0 and scale_max 2.0 must be 0 < min ≤ max"),
     ],
 )
 def test_impossible_values_are_refused_by_name(fields, message):
     with pytest.raises(ConfigError, match=message):
-        configs.validate(changed(**fields))
+        configs.validate(changed_config(**fields))
 
 
 @pytest.mark.parametrize(
@@ -63,64 +54,28 @@ def test_sizes():
             configs.parse_size(text)
 
 
-def test_the_spec_is_the_variants_unless_changed():
-    spec = configs.spec_of(changed(**{"model.name": "efficientdet-d3"}), 7)
-    assert (spec.image_size, spec.num_classes, spec.anchor_scale) == ((896, 896), 7, 4.0)
-    spec = configs.spec_of(
-        changed(
-            **{
-                "model.image_size": "128x256",
-                "model.fusion": "sum",
-                "model.anchor_scale": 2.0,
-                "model.drop_connect": 0.0,
-            }
-        ),
-        7,
-    )
-    assert (spec.image_size, spec.fusion, spec.anchor_scale) == ((128, 256), "sum", 2.0)
-    assert spec.survival_probability == 1.0
+def test_a_config_comes_back_from_plain_data():
+    config = changed_config(**{"optim.drop_epochs": (1.0, 2.0), "batch_size": 7, "eval.sigma": 0.3})
+    stored = json.loads(json.dumps(configs.plain(config)))
+    again = configs.from_plain(stored)
+    assert again.to_dict() == config.to_dict() and again.optim.drop_epochs == (1.0, 2.0)
+    # Of another version: a knob it doesn't know is left out, a new one has its default.
+    del stored["optim"]["momentum"]
+    again = configs.from_plain(stored | {"of_old": 1})
+    assert again.optim.momentum == 0.9 and "of_old" not in again
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model.name": "efficientnet-b0"}, "config.model: unknown model 'efficientnet-b0'"),
-        ({"model.image_size": "64x96"}, "config.model: image_size 64×96 can't be"),
-        ({"model.fusion": "mean"}, "config.model: .*'mean'"),
-    ],
-)
-def test_models_that_cannot_be_are_refused(fields, message):
-    with pytest.raises(ConfigError, match=message):
-        configs.spec_of(changed(**fields), 3)
+def test_a_protocol_replaces_what_was_set_before():
+    config = changed_config(**{"eval.sigma": 0.3, "eval.every_epochs": 2.0})
+    configs.set_protocol(config, "published")
+    assert config.eval.protocol == "published" and config.eval.every_epochs == 2.0
+    assert config.eval.sigma == configs.get_config().eval.sigma
 
 
-def test_shapes_of_training_and_validation_never_meet():
-    config = changed(**{"data.source": "shapes", "data.shapes_val": 5})
-    train, val = configs.open_source(config, "train"), configs.open_source(config, "val")
-    assert train.endless and not val.endless and len(val) == 5
-    assert not np.array_equal(train[0].image, val[0].image)
-
-
-def test_a_coco_folder_is_found_by_its_layout_or_by_name(tmp_path):
-    make_folder(tmp_path)
-    source = configs.open_source(changed(**{"data.dir": str(tmp_path)}), "train")
-    assert len(source) == 3
-    named = {"data.val_json": str(tmp_path / "train.json"), "data.val_images": str(tmp_path)}
-    with pytest.raises(DataError, match="3 of 3 images can't be read"):
-        configs.open_source(changed(**named), "val")  # The images lie in images/.
-    named["data.val_images"] = str(tmp_path / "images")
-    assert len(configs.open_source(changed(**named), "val")) == 3
-
-
-def test_detect_options_are_keywords_of_detect():
-    options = configs.detect_options(configs.get_config())
-    assert options.keys() <= inspect.signature(detect).parameters.keys()
-    assert options["method"] == "hard" and options["max_detections"] == 100
-
-
-def test_computation_is_float32_on_a_cpu_unless_asked():
-    assert configs.compute_dtype(configs.get_config()) == jnp.float32
-    assert configs.compute_dtype(changed(dtype="bfloat16")) == jnp.bfloat16
+def test_smoke_is_small_but_not_below_what_the_model_can_be():
+    assert configs.coco("efficientdet-d0", "smoke").model.image_size == "128"
+    config = configs.coco("efficientdet-d7x", "smoke", smoke_size="256")
+    assert config.model.image_size == "256" and config.num_steps == 4
 
 
 def test_modes_of_a_config():

@@ -1,22 +1,86 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from effdet_jax.classes import COCO
-from effdet_jax.config import ConfigError, get_config
-from effdet_jax.experiment import mesh_of, model_of, plan_of
+from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.config import PROTOCOLS, ConfigError
+from effdet_jax.data.source import DataError
+from effdet_jax.detection.postprocess import detect
+from effdet_jax.experiment import Experiment
+from tests.doubles import make_folder
+from tests.tiny import changed_config, tiny_config
 
 
-def make_config(**changes):
-    config = get_config()
-    config.update_from_flattened_dict(changes)
-    return config
+def experiment(class_names=COCO, devices=None, num_examples=100, **changes):
+    """Of the default config; `changes` by full key."""
+    return Experiment.from_config(
+        changed_config(**changes),
+        class_names=class_names,
+        devices=devices,
+        num_examples=num_examples,
+    )
+
+
+def test_an_experiment_has_a_config_of_its_own():
+    config = changed_config()
+    made = Experiment.from_config(config, class_names=COCO)
+    config.batch_size = 7
+    assert made.batch_size == 128 and made.metadata.config["batch_size"] == 128
+    assert made.spec is made.spec  # Made once.
+    with pytest.raises(ConfigError, match="dtype='float16'"):
+        Experiment.from_config(changed_config(dtype="float16"))
+
+
+# Data.
+
+
+def test_shapes_of_training_and_validation_never_meet():
+    made = Experiment.from_config(changed_config(**{"data.source": "shapes", "data.shapes_val": 5}))
+    train, val = made.train_source, made.val_source
+    assert train.endless and not val.endless and len(val) == 5
+    assert not np.array_equal(train[0].image, val[0].image)
+    assert made.class_names == train.class_names and made.spec.num_classes == 6
+
+
+def test_a_coco_folder_is_found_by_its_layout_or_by_name(tmp_path):
+    make_folder(tmp_path)
+    assert len(experiment(**{"data.dir": str(tmp_path)}).train_source) == 3
+    named = {"data.val_json": str(tmp_path / "train.json"), "data.val_images": str(tmp_path)}
+    with pytest.raises(DataError, match="3 of 3 images can't be read"):
+        experiment(**named).open_source("val")  # The images lie in images/.
+    named["data.val_images"] = str(tmp_path / "images")
+    assert len(experiment(**named).open_source("val")) == 3
+
+
+def test_validation_data_of_other_classes_is_refused(tmp_path):
+    make_folder(tmp_path)
+    val = {"data.dir": str(tmp_path), "data.val_json": str(tmp_path / "train.json")}
+    cats = ClassNames.from_names(["cat", "cow"])
+    assert experiment(class_names=None, **val).val_source.class_names.names == ("dog", "cat")
+    with pytest.raises(DataError, match="training and validation data differ in their classes: "):
+        experiment(class_names=cats, **val).val_source  # noqa: B018 (made when asked for)
+
+
+def test_batches_go_on_from_any_step_as_the_config_says():
+    knobs = {"data.source": "shapes", "data.shapes_size": 64, "batch_size": 8, "data.max_boxes": 5}
+    made = Experiment.from_config(tiny_config(**knobs))
+    whole = made.train_batches()
+    batches = [next(whole) for _ in range(3)]
+    assert batches[0]["image"].shape == (8, 64, 64, 3) and batches[0]["boxes"].shape == (8, 5, 4)
+    resumed = next(made.train_batches(start_step=2))
+    np.testing.assert_array_equal(resumed["image"], batches[2]["image"])
+
+
+# Devices and the model.
 
 
 def test_the_mesh_is_what_the_config_says():
-    config = make_config(**{"mesh.fsdp": 2, "mesh.spatial": 2, "batch_size": 4})
-    assert dict(mesh_of(config).shape) == {"data": 2, "fsdp": 2, "spatial": 2}
-    assert mesh_of(config, jax.devices()[:4]).shape["data"] == 1
+    knobs = {"mesh.fsdp": 2, "mesh.spatial": 2, "batch_size": 4}
+    assert dict(experiment(**knobs).mesh.shape) == {"data": 2, "fsdp": 2, "spatial": 2}
+    assert experiment(devices=jax.devices()[:4], **knobs).mesh.shape["data"] == 1
 
 
 @pytest.mark.parametrize(
@@ -29,22 +93,78 @@ def test_the_mesh_is_what_the_config_says():
 )
 def test_what_does_not_divide_is_a_config_error(changes, message):
     with pytest.raises(ConfigError, match=message):
-        mesh_of(make_config(**changes))
+        experiment(**changes).mesh  # noqa: B018
+
+
+def test_the_spec_is_the_variants_unless_changed():
+    seven = ClassNames.from_names("abcdefg")
+    spec = experiment(seven, **{"model.name": "efficientdet-d3"}).spec
+    assert (spec.image_size, spec.num_classes, spec.anchor_scale) == ((896, 896), 7, 4.0)
+    changes = {"model.image_size": "128x256", "model.fusion": "sum", "model.anchor_scale": 2.0}
+    spec = experiment(seven, **changes, **{"model.drop_connect": 0.0}).spec
+    assert (spec.image_size, spec.fusion, spec.anchor_scale) == ((128, 256), "sum", 2.0)
+    assert spec.survival_probability == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.name": "efficientnet-b0"}, "config.model: unknown model 'efficientnet-b0'"),
+        ({"model.image_size": "64x96"}, "config.model: image_size 64×96 can't be"),
+        ({"model.fusion": "mean"}, "config.model: .*'mean'"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment(**changes).spec  # noqa: B018
 
 
 def test_image_rows_must_divide_over_the_spatial_axis():
-    config = make_config(**{"mesh.spatial": 3, "model.image_size": "512x640"})
     with pytest.raises(ConfigError, match="512 image rows don't divide by mesh.spatial 3.*513x640"):
-        model_of(config, COCO)
+        experiment(**{"mesh.spatial": 3, "model.image_size": "512x640"}).model  # noqa: B018
 
 
-def test_the_model_computes_as_asked():
-    config = make_config(remat="blocks")
-    model = model_of(config, COCO)
+def test_the_model_computes_as_asked_or_as_its_devices_like(monkeypatch):
+    model = experiment(remat="blocks").model
     assert (model.remat, model.dtype, model.spec.num_classes) == ("blocks", jnp.float32, 90)
-    assert model_of(config, COCO, jnp.bfloat16).dtype == jnp.bfloat16
+    assert experiment(dtype="bfloat16").model.dtype == jnp.bfloat16
+
+    class Tpu:
+        platform = "tpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Tpu()])
+    made = experiment()
+    assert made.dtype == jnp.bfloat16 and made.metadata.dtype == "bfloat16"
+
+
+# Training.
 
 
 def test_a_run_without_steps_is_a_config_error():
     with pytest.raises(ConfigError, match="0.001 epochs of 100 images in batches of 128 are zero"):
-        plan_of(make_config(num_epochs=0.001), 100)
+        experiment(num_epochs=0.001).schedule  # noqa: B018
+
+
+def test_the_learning_rate_scales_with_the_batch():
+    made = experiment(**{"optim.schedule": "cosine", "optim.warmup_epochs": 1.0}, num_examples=1280)
+    assert made.peak_learning_rate == pytest.approx(2 * 0.08)
+    assert float(made.learning_rate(0)) == pytest.approx(2 * 0.008)
+    assert made.schedule.warmup_steps == 10
+
+
+# Evaluation.
+
+
+def test_the_protocols_are_keywords_of_detect():
+    for protocol in PROTOCOLS.values():
+        assert protocol.keys() <= inspect.signature(detect).parameters.keys()
+    assert experiment().detect_options == PROTOCOLS["default"]
+
+
+def test_the_published_protocol_is_soft_nms_that_counts_pixels_but_for_knobs_that_are_set():
+    options = experiment(**{"eval.protocol": "published"}).detect_options
+    assert options == PROTOCOLS["published"]
+    assert (options["method"], options["pixel_offset"], options["sigma"]) == ("gaussian", 1.0, 0.5)
+    knobs = {"eval.protocol": "published", "eval.pixel_offset": 0.0, "eval.max_detections": 7}
+    expected = PROTOCOLS["published"] | {"pixel_offset": 0.0, "max_detections": 7}
+    assert experiment(**knobs).detect_options == expected

@@ -12,14 +12,15 @@ import pytest
 
 from effdet_jax.checkpoint import LAST, Checkpoints
 from tests.distributed.test_processes import free_port
+from tests.processes import TINY, rows, wait_for
 from tests.quick import QUICK_FLAGS
-from tests.test_train import TINY, rows, settings, start, wait_for  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.slow
 RUN = (
     *TINY,
     "--config.batch_size=8",
-    "--config.num_steps=12",  # Saved every 4, an epoch.
+    "--config.data.shapes_train=32",  # Saved every 4, an epoch.
+    "--config.eval.every_epochs=0",
     "--config.mesh.fsdp=2",
     # So small that parameters hardly move: batch normalisation over the 8 values of P7 makes another
     # order of sums, in float32, another run within four steps. `training/test_step.py` has updates.
@@ -29,13 +30,13 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def start_all(start):  # noqa: F811
+def start_all(start_command):
     """Starts a run of several processes of `devices` fake devices each."""
 
     def start_all(workdir, *arguments, processes=1, devices=1):
         address = f"--coordinator=localhost:{free_port()}"
         return [
-            start(
+            start_command(
                 "train",
                 *RUN,
                 *arguments,
@@ -124,8 +125,8 @@ def test_a_signal_to_one_stops_all_after_the_same_step(start_all, tmp_path):
     assert rows(tmp_path)[-1]["step"] == done
 
 
-def test_a_process_that_does_not_arrive_is_named(start, tmp_path):  # noqa: F811
-    process = start(
+def test_a_process_that_does_not_arrive_is_named(start_command, tmp_path):
+    process = start_command(
         "train",
         *RUN,
         f"--workdir={tmp_path}",

@@ -18,12 +18,18 @@ TINY_MODEL = {
 }
 
 
-def tiny_config(**changes) -> ConfigDict:
-    """The default configuration with the smallest network; `changes` by full key."""
+def changed_config(**changes) -> ConfigDict:
+    """The default configuration but for `changes`, by full key."""
     config = get_config()
-    config.model.update(TINY_MODEL)
     config.update_from_flattened_dict(changes)
     return config
+
+
+def tiny_config(**changes) -> ConfigDict:
+    """The default configuration with the smallest network; `changes` by full key."""
+    return changed_config(
+        **{f"model.{knob}": value for knob, value in TINY_MODEL.items()} | changes
+    )
 
 
 def tiny_spec(name: str = "efficientdet-lite0", **changes):

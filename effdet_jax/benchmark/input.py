@@ -13,10 +13,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax import config as configs
 from effdet_jax.cli import define_config_flag
+from effdet_jax.config import ConfigError
 from effdet_jax.data.pipeline import Augmentation, augment, train_batches
 from effdet_jax.data.source import Source
+from effdet_jax.experiment import Experiment
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -33,7 +34,7 @@ def main(
     config: ConfigDict, workers: Sequence[str], batch_size: int, seconds: float, as_json: bool
 ) -> int:
     if not all(number.isdecimal() for number in workers):
-        raise configs.ConfigError(f"--workers={','.join(workers)} are no numbers; try 0,1,2")
+        raise ConfigError(f"--workers={','.join(workers)} are no numbers; try 0,1,2")
     report = rates(config, [int(number) for number in workers], batch_size, seconds)
     print(json.dumps(report) if as_json else "\n".join(lines(report)))
     return 0
@@ -48,9 +49,9 @@ def rates(
     Raises:
       ConfigError, DataError: the config or its training data can't be used.
     """
-    source = configs.open_source(config, "train")
-    size = configs.spec_of(config, len(source.class_names)).image_size
-    augmentation = configs.augmentation_of(config)
+    experiment = Experiment.from_config(config)
+    source, size = experiment.train_source, experiment.spec.image_size
+    augmentation = experiment.augmentation
     rows = []
     for number in workers:
         batches = train_batches(

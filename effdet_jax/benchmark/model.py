@@ -16,13 +16,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax import config as configs
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.compilation import peak_memory
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.synthetic import Shapes
-from effdet_jax.distributed.mesh import make_mesh, place_batch
+from effdet_jax.distributed.mesh import create_mesh, place_batch
+from effdet_jax.experiment import Experiment
 from effdet_jax.inference.predictor import create_detect
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
@@ -71,19 +71,20 @@ def benchmark(
     `rows` has per work: `compile_s`, `median_ms`, `p95_ms`, `images_per_second`, `peak_mib` (of the
     compiled program: arguments, results and temporaries).
     """
-    spec = configs.spec_of(config, len(COCO))
-    model = Detector(spec, COCO, configs.compute_dtype(config))
+    experiment = Experiment.from_config(config, class_names=COCO)
+    spec = experiment.spec
+    model = Detector(spec, COCO, experiment.dtype)
     source = Shapes(spec.image_size, batch_size * 8, endless=True)
     batches = train_batches(
         source,
         image_size=spec.image_size,
         batch_size=batch_size,
         max_boxes=config.data.max_boxes,
-        augmentation=configs.augmentation_of(config),
+        augmentation=experiment.augmentation,
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    mesh = make_mesh(batch_size, devices=jax.devices()[:1])
+    mesh = create_mesh(batch_size, devices=jax.devices()[:1])
     optimizer = make_optimizer(config.optim.name)
     state = None
     rows = []
@@ -146,7 +147,7 @@ def _prepare(
         "scale": np.ones(batch_size, np.float32),
         "size": size,
     }
-    detect = jax.jit(create_detect(model, **configs.detect_options(config)))
+    detect = jax.jit(create_detect(model, **Experiment.from_config(config).detect_options))
     compiled, seconds = _compile(detect, state.ema, inputs)
     return lambda: jax.block_until_ready(compiled(state.ema, inputs)), compiled, seconds
 

@@ -19,11 +19,10 @@ from ml_collections import ConfigDict
 
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
-from effdet_jax.config import spec_of
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch
-from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
+from effdet_jax.experiment import Experiment
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import create_state
 
@@ -83,11 +82,16 @@ def scaling(
 
 def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[float, np.ndarray]:
     """(median seconds of a step after the first, loss and gradient norm of the first)."""
-    mesh = mesh_of(config, jax.devices()[:devices])
-    model = model_of(config, COCO)
-    step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
-    state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
-    compiled = step.lower(state, place_batch(batches[0], mesh)).compile()
+    experiment = Experiment.from_config(
+        config,
+        devices=jax.devices()[:devices],
+        class_names=COCO,
+        num_examples=100 * config.batch_size,
+    )
+    mesh = experiment.mesh
+    variables = initial_variables(experiment.model, config.seed)
+    state = create_state(variables, experiment.optimizer, mesh)
+    compiled = experiment.step.lower(state, place_batch(batches[0], mesh)).compile()
     seconds, history = [], []
     for batch in batches:
         placed = jax.block_until_ready(place_batch(batch, mesh))
@@ -100,7 +104,7 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
 
 
 def _batches(config: ConfigDict, count: int) -> list[Batch]:
-    image_size = spec_of(config, len(COCO)).image_size
+    image_size = Experiment.from_config(config, class_names=COCO).spec.image_size
     source = Shapes(image_size, config.batch_size * count)
     batches = train_batches(
         source,

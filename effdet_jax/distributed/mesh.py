@@ -19,7 +19,7 @@ AXES = (*BATCH_AXES, SPATIAL_AXIS)
 MIN_SPLIT_SIZE = 4096  # Elements from which on a tensor is split over 'fsdp'.
 
 
-def make_mesh(
+def create_mesh(
     batch_size: int,
     *,
     fsdp: int = 1,

@@ -107,44 +107,11 @@ def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) ->
     Raises:
       ValueError: results of images that aren't in the data set.
     """
-    # pycocotools wants whole numbers for ids: ranks stand in for them. Equal scores are settled by
-    # the order of ids, so the ranks keep it.
-    ids = sorted(
-        (image["id"] for image in dataset["images"]), key=lambda id_: (str(type(id_)), id_)
-    )
-    position = {id_: number for number, id_ in enumerate(ids)}
-    strangers = {row["image_id"] for row in results} - set(position)
-    if strangers:
-        shown = ", ".join(repr(image_id) for image_id in list(strangers)[:5])
-        raise ValueError(f"results of {len(strangers)} images that aren't in the data set: {shown}")
-    truth = COCO()
-    truth.dataset = {
-        "images": [{**image, "id": position[image["id"]]} for image in dataset["images"]],
-        "annotations": [
-            {**row, "image_id": position[row["image_id"]]} for row in dataset["annotations"]
-        ],
-        "categories": dataset["categories"],
-    }
+    numbered, results = _with_numbers_for_ids(dataset, results)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found = COCO()
-        found.dataset = {
-            **truth.dataset,
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": position[row["image_id"]],
-                    "category_id": row["category_id"],
-                    "bbox": row["bbox"],
-                    "score": row["score"],
-                    "area": row["bbox"][2] * row["bbox"][3],
-                    "iscrowd": 0,
-                }
-                for number, row in enumerate(results, start=1)
-            ],
-        }
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = COCOeval(
+            _indexed(numbered), _indexed({**numbered, "annotations": results}), "bbox"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -156,7 +123,55 @@ def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) ->
         if (precision[:, :, number] > -1).any()
     }
     summary = {name: float(value) for name, value in zip(METRICS, evaluation.stats)}
-    return CocoMetrics(summary, per_class, len(position))
+    return CocoMetrics(summary, per_class, len(numbered["images"]))
+
+
+def _with_numbers_for_ids(
+    dataset: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same ground truth and results with the ranks of image ids in their place.
+
+    pycocotools wants whole numbers for ids. It settles equal scores by the order of ids, which
+    ranks keep. Results become annotations: numbered, with area and iscrowd.
+
+    Raises:
+      ValueError: results of images that aren't in the data set.
+    """
+    ids = sorted(
+        (image["id"] for image in dataset["images"]), key=lambda id_: (str(type(id_)), id_)
+    )
+    rank = {id_: number for number, id_ in enumerate(ids)}
+    strangers = {row["image_id"] for row in results} - set(rank)
+    if strangers:
+        shown = ", ".join(repr(image_id) for image_id in list(strangers)[:5])
+        raise ValueError(f"results of {len(strangers)} images that aren't in the data set: {shown}")
+    truth = {
+        "images": [{**image, "id": rank[image["id"]]} for image in dataset["images"]],
+        "annotations": [
+            {**row, "image_id": rank[row["image_id"]]} for row in dataset["annotations"]
+        ],
+        "categories": dataset["categories"],
+    }
+    found = [
+        {
+            "id": number,
+            "image_id": rank[row["image_id"]],
+            "category_id": row["category_id"],
+            "bbox": row["bbox"],
+            "score": row["score"],
+            "area": row["bbox"][2] * row["bbox"][3],
+            "iscrowd": 0,
+        }
+        for number, row in enumerate(results, start=1)
+    ]
+    return truth, found
+
+
+def _indexed(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
 
 
 def write_results(path: str, results: Sequence[Mapping[str, Any]]):

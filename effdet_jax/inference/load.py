@@ -20,14 +20,15 @@ from effdet_jax.model.detector import Detector
 HUB = "hf://"
 
 
-def load(path: str | os.PathLike, *, dtype: DTypeLike = jnp.float32) -> tuple[Detector, Any]:
+def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[Detector, Any]:
     """A detector and its variables, on the default device.
 
     Args:
       path: a workdir (its best checkpoint), a folder that `effdet_jax.convert` wrote, weights of
         PyTorch effdet or google/automl (`.safetensors`, `.pth`, a TensorFlow checkpoint, …), or
         'hf://owner/name' on the Hugging Face hub (needs `pip install 'effdet_jax[hub]'`).
-      dtype: of the computation.
+      dtype: of the computation; if not given, that of the run's own evaluations, float32 for
+        what is no run.
 
     Raises:
       CheckpointError, ConversionError: there is no model, or it can't be read.
@@ -46,6 +47,7 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike = jnp.float32) -> tuple[De
             default_class_names(spec.num_classes),
             detector_variables(weights, spec),
         )
+    dtype = jnp.float32 if dtype is None else dtype
     return Detector(spec, class_names, dtype), jax.device_put(variables)
 
 

@@ -1,7 +1,7 @@
 """Boxes, names and scores drawn on an image."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,27 +35,6 @@ def render(
         np.asarray(detections.labels)[shown],
         class_names,
         np.asarray(detections.scores)[shown],
-    )
-
-
-def draw_results(
-    image: np.ndarray,
-    rows: Sequence[Mapping],
-    class_names: ClassNames,
-    *,
-    score_threshold: float = 0.3,
-) -> np.ndarray:
-    """A copy of `image` with COCO result rows `{bbox, category_id, score}` drawn on it."""
-    rows = [row for row in rows if row["score"] >= score_threshold]
-    sides = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
-    left, top, width, height = sides.T
-    index_of = class_names.index_of_id()
-    return draw_boxes(
-        image,
-        np.stack([top, left, top + height, left + width], axis=1),
-        np.array([index_of[row["category_id"]] for row in rows], np.int32),
-        class_names,
-        np.array([row["score"] for row in rows]),
     )
 
 

@@ -23,7 +23,7 @@ from effdet_jax import config as configs
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.distributed.mesh import batch_sharding
-from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
+from effdet_jax.experiment import Experiment
 from effdet_jax.model.counts import summarize
 from effdet_jax.model.detector import Detector
 from effdet_jax.plan import aot, chips, roofline
@@ -137,8 +137,10 @@ class Planner:
             )
         # Devices that share images' rows take one batch together.
         per_data = target.devices // spatial
-        model = _model_for(config, on_cpu=False)  # CPUs don't say what memory they have.
-        outputs = summarize(model.spec)["outputs"]["total"] * np.dtype(model.dtype).itemsize
+        # 'auto' is bfloat16: CPUs don't say what memory they have.
+        dtype = np.dtype("float32" if config.dtype == "float32" else jnp.bfloat16)
+        spec = Experiment.from_config(config, class_names=COCO).spec
+        outputs = summarize(spec)["outputs"]["total"] * dtype.itemsize
         first = target.memory * spatial / (KEPT * outputs)
 
         def compile(per_device: int) -> Program:
@@ -193,18 +195,13 @@ def build(
     config: ConfigDict, devices: list[jax.Device]
 ) -> tuple[Callable[..., Any], tuple[Any, Any], Job]:
     """(the jitted train step, its abstract arguments, what is known of it beforehand)."""
-    mesh = mesh_of(config, devices)
-    model = _model_for(config, on_cpu=devices[0].platform == "cpu")
-    step = train_step_of(config, model, plan_of(config, roofline.COCO_IMAGES), mesh)
-    state = abstract_state(model, optimizer_of(config), mesh)
+    experiment = Experiment.from_config(
+        config, devices=devices, class_names=COCO, num_examples=roofline.COCO_IMAGES
+    )
+    mesh, model = experiment.mesh, experiment.model
+    state = abstract_state(model, experiment.optimizer, mesh)
     batch = abstract_batch(config, model.spec.image_size, mesh)
-    return step, (state, batch), job_of(model, state, batch)
-
-
-def _model_for(config: ConfigDict, *, on_cpu: bool) -> Detector:
-    # Nothing is computed here: 'auto' is what the devices compute in, not this machine.
-    accelerated = config.dtype == "auto" and not on_cpu
-    return model_of(config, COCO, jnp.bfloat16 if accelerated else None)
+    return experiment.step, (state, batch), job_of(model, state, batch)
 
 
 def job_of(model: Detector, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Job:

@@ -1,1 +1,1 @@
-"""What surrounds the training step in a run: schedule, start, monitor, metrics, stop, workdir."""
+"""What surrounds the training step in a run: schedule, state to begin with, metrics, workdir."""

@@ -1,4 +1,4 @@
-"""Where a run starts: from its own last checkpoint, from given weights, or from scratch."""
+"""The state a run begins with: its own last checkpoint, given weights, or from scratch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import TrainState, abstract_state, create_state
 
 
-def start(
+def create_initial_state(
     model: Detector, optimizer: optax.GradientTransformation, mesh: Mesh, *, seed: int, init: str
 ) -> TrainState:
     """A new run's state, from scratch or from the weights at `init`; says what became of those.
@@ -34,7 +34,7 @@ def start(
     return create_state(variables, optimizer, mesh)
 
 
-def resume(
+def load_state(
     model: Detector,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,

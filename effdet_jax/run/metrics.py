@@ -7,29 +7,30 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from effdet_jax.run.workdir import Workdir
 
 
 class MetricWriter:
     """Writes scalars and images of a run below its workdir.
 
     Args:
-      workdir: gets `metrics.jsonl` and `tensorboard/`; with None nothing is written, for the
-        other processes of a run.
+      workdir: of the run. Only its first process writes.
       start_step: rows of later steps, left by a run that was killed after its last checkpoint, are
         removed: the steps will be done again.
     """
 
-    def __init__(self, workdir: str | None, start_step: int = 0):
-        self._silent = workdir is None
-        if workdir is None:
+    def __init__(self, workdir: Workdir, start_step: int = 0):
+        self._silent = jax.process_index() != 0
+        if self._silent:
             return
-        path = os.path.join(workdir, "metrics.jsonl")
-        _drop_rows_after(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        _drop_rows_after(workdir.metrics, start_step)
+        self._file = open(workdir.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._board = SummaryWriter(
-            os.path.join(workdir, "tensorboard"), purge_step=start_step + 1 if start_step else None
+            workdir.tensorboard, purge_step=start_step + 1 if start_step else None
         )
 
     def scalars(self, step: int, metrics: Mapping[str, float]):

@@ -1,5 +1,6 @@
 """Follows a run step by step: interval means, waiting time, steps that were no finite numbers."""
 
+import contextlib
 import math
 import sys
 import time
@@ -16,7 +17,7 @@ class TrainingError(UserError):
     """Training can't go on; the message says at which step and what to try."""
 
 
-class StepWatch:
+class Monitor:
     """Collects metrics without holding up the device: a step is looked at once the next has begun.
 
     Args:
@@ -95,9 +96,12 @@ class StepWatch:
                 "rate (--config.optim.learning_rate=…), and look at the images named above"
             )
 
-    def pause(self, seconds: float):
-        """Leaves time spent on something else out of the speed."""
-        self._elsewhere += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent within, on evaluation and saving, out of the speed."""
+        began = time.time()
+        yield
+        self._elsewhere += time.time() - began
 
     def finish_interval(self, step: int) -> dict[str, float]:
         """Prints the line of the interval that ends with `step` and returns its means."""
@@ -157,11 +161,20 @@ def format_duration(seconds: float) -> str:
 
 
 def format_line(step: int, total: int, metrics: Mapping[str, float], remaining: float) -> str:
-    """The line printed per interval; `remaining` in seconds."""
-    iou = f", iou {metrics['loss/iou']:.4f}" if "loss/iou" in metrics else ""
+    """The line printed per interval: the total loss and whatever parts it has.
+
+    Args:
+      metrics: of the interval; names that begin with 'loss/' are the parts.
+      remaining: seconds to the end of the run.
+    """
+    parts = ", ".join(
+        f"{name.removeprefix('loss/')} {value:.4g}"
+        for name, value in metrics.items()
+        if name.startswith("loss/") and name != "loss/total"
+    )
     return (
         f"step {step}/{total}  epoch {metrics['epoch']:.1f}  loss {metrics['loss/total']:.4f} "
-        f"(class {metrics['loss/class']:.4f}, box {metrics['loss/box']:.5f}{iou})  "
+        f"({parts})  "
         f"lr {metrics['optim/learning_rate']:.4g}  grad {metrics['optim/grad_norm']:.2f}  "
         f"{metrics['perf/images_per_second']:.1f} images/s  "
         f"data-wait {100 * metrics['data/wait_fraction']:.0f} %  ETA {format_duration(remaining)}"

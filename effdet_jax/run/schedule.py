@@ -1,11 +1,11 @@
-"""The durations of a run in steps."""
+"""When things happen in a run, in steps."""
 
 import dataclasses
 import math
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Schedule:
     """When things happen. Batches run on over the ends of epochs, so an epoch is no whole number.
 
     Attributes:
@@ -15,6 +15,7 @@ class Plan:
       drop_steps: of the stepwise schedule.
       eval_every: steps between evaluations, 0 for one at the end only.
       save_every: steps between checkpoints.
+      log_every: steps between rows of metrics.
     """
 
     steps_per_epoch: float
@@ -23,9 +24,10 @@ class Plan:
     drop_steps: tuple[int, ...]
     eval_every: int
     save_every: int
+    log_every: int
 
     @classmethod
-    def of(
+    def from_epochs(
         cls,
         num_examples: int,
         batch_size: int,
@@ -36,8 +38,12 @@ class Plan:
         drop_epochs: tuple[float, ...] = (),
         eval_every_epochs: float = 0.0,
         save_every_epochs: float = 1.0,
-    ) -> "Plan":
-        """From durations in epochs; `num_steps`, if not 0, goes before `num_epochs`."""
+        log_every_steps: int = 50,
+    ) -> "Schedule":
+        """The schedule of a run over `num_examples` examples, from durations in epochs.
+
+        `num_steps`, if not 0, goes before `num_epochs`.
+        """
         per_epoch = num_examples / batch_size
         return cls(
             steps_per_epoch=per_epoch,
@@ -46,7 +52,11 @@ class Plan:
             drop_steps=tuple(int(epochs * per_epoch) for epochs in drop_epochs),
             eval_every=math.ceil(eval_every_epochs * per_epoch),
             save_every=max(1, math.ceil(save_every_epochs * per_epoch)),
+            log_every=log_every_steps,
         )
+
+    def logs_after(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.total_steps
 
     def evaluates_after(self, step: int) -> bool:
         due = self.eval_every > 0 and step % self.eval_every == 0

@@ -1,12 +1,28 @@
-"""The folder of a run in the hands of one training at a time."""
+"""The folder of a run: what lies where, and the lock that keeps a second training out.
+
+WORKDIR/
+  config.json            the configuration, as it is written into every checkpoint
+  metrics.jsonl          a row of numbers per interval and evaluation
+  tensorboard/           the same numbers, and the pictures
+  train_batch.jpg        the first augmented images
+  val_detections.jpg     the first validation images with the last evaluation's detections
+  checkpoints/last/      what training resumes from
+  checkpoints/best/      what `ed.load` takes
+  .lock                  held while a training writes here
+"""
 
 import contextlib
+import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
+from effdet_jax.checkpoint import BEST, LAST
 from effdet_jax.errors import UserError
 
 try:
@@ -15,34 +31,77 @@ except ImportError:  # Windows has no such locks, and nobody is kept out.
     fcntl = None
 
 
-class WorkdirInUseError(UserError):
-    """Another training writes there; the message says which."""
+class WorkdirError(UserError):
+    """The folder can't be written, or another training writes there; the message says which."""
 
 
-@contextlib.contextmanager
-def only_training_in(workdir: str | os.PathLike) -> Iterator[None]:
-    """Holds `workdir` while within; what another one is saving there would be taken for left over.
+class Workdir:
+    """Paths below a run's folder. Of several processes only the first one writes files here.
 
-    The system lets go of it however the process ends. Of several processes the first one holds it.
-    A file system without locks keeps nobody out.
+    Args:
+      path: the folder; it is made if it isn't there.
 
     Raises:
-      WorkdirInUseError: another process holds it.
+      WorkdirError: it can't be written.
     """
-    if fcntl is None or jax.process_index():
-        yield
-        return
-    with open(os.path.join(workdir, ".lock"), "a+", encoding="utf-8") as file:
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self.config = os.path.join(self.path, "config.json")
+        self.metrics = os.path.join(self.path, "metrics.jsonl")
+        self.tensorboard = os.path.join(self.path, "tensorboard")
+        self.last = os.path.join(self.path, LAST)
+        self.best = os.path.join(self.path, BEST)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # Both mean that another has it.
-            file.seek(0)
-            raise WorkdirInUseError(
-                f"another training is using --workdir={workdir} ({file.read().strip()}); wait until "
-                "it has ended, or choose another folder"
+            os.makedirs(self.path, exist_ok=True)
+            probe = os.path.join(self.path, f".writable-{jax.process_index()}")
+            with open(probe, "w", encoding="utf-8"):
+                pass
+            os.remove(probe)
+        except OSError as error:
+            raise WorkdirError(
+                f"can't write into --workdir={self.path}: {error.strerror}; choose another folder"
             ) from error
-        except OSError:
-            pass
-        file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
-        yield
+
+    def __str__(self) -> str:
+        return self.path
+
+    def write_config(self, config: Mapping[str, Any]):
+        """Writes the configuration, plain JSON types."""
+        if jax.process_index() == 0:
+            with open(self.config, "w", encoding="utf-8") as file:
+                json.dump(config, file, indent=2)
+
+    def write_picture(self, name: str, picture: np.ndarray):
+        """Writes `NAME.jpg` from [H, W, 3] uint8; one that exists is replaced."""
+        if jax.process_index() == 0:
+            path = os.path.join(self.path, f"{name}.jpg")
+            Image.fromarray(picture).save(path, quality=92)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other trainings out while within: they would clear away what this one is saving.
+
+        The system releases the lock however the process ends. Of several processes the first one
+        holds it. A file system without locks keeps nobody out.
+
+        Raises:
+          WorkdirError: another process holds it.
+        """
+        if fcntl is None or jax.process_index():
+            yield
+            return
+        with open(os.path.join(self.path, ".lock"), "a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:  # Both mean that another has it.
+                file.seek(0)
+                raise WorkdirError(
+                    f"another training is using --workdir={self.path} ({file.read().strip()}); "
+                    "wait until it has ended, or choose another folder"
+                ) from error
+            except OSError:
+                pass
+            file.truncate(0)
+            print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+            yield

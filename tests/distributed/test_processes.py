@@ -164,7 +164,7 @@ from tests.evaluation.test_loop import find_the_box, jitted
 address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with connected(address, 2, index, 60):
     print("said by process", index)
-    mesh = sharding.make_mesh(4, fsdp=2)
+    mesh = sharding.create_mesh(4, fsdp=2)
     assert sharding.process_share(mesh) == (index, 2) and mesh.size == 4
     # Each process gives its rows of a batch; the sum is of all.
     rows = {"image": np.full((2, 2, 2, 3), index + 1, np.uint8)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.distributed import rows as image_rows
-from effdet_jax.distributed.mesh import batch_sharding, make_mesh
+from effdet_jax.distributed.mesh import batch_sharding, create_mesh
 from effdet_jax.ops import convolution, resample
 from tests.conftest import enable_x64
 from tests.quick import QUICK
@@ -72,13 +72,13 @@ def random_input(rng, rows):
 
 @pytest.mark.parametrize(("shards", "rows"), [(2, 8), (4, 24), (8, 16), (8, 64)])
 def test_values_and_gradients_are_those_of_one_device(accelerator_forms, shards, rows, rng):
-    program = assert_same_on(make_mesh(8, spatial=shards), *random_input(rng, rows))
+    program = assert_same_on(create_mesh(8, spatial=shards), *random_input(rng, rows))
     assert "collective-permute" in program  # Neighbours exchange rows at their edges.
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_a_cpu_gathers_no_images_for_the_gradients_of_kernels(fsdp, rng):
-    program = assert_same_on(make_mesh(8, fsdp=fsdp), *random_input(rng, 12))
+    program = assert_same_on(create_mesh(8, fsdp=fsdp), *random_input(rng, 12))
     assert "all-reduce" in program and "all-gather" not in program
 
 

@@ -8,13 +8,12 @@ import pytest
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.distributed.mesh import (
+    create_mesh,
     evaluation_sharding,
-    make_mesh,
     place_evaluation_batch,
     replicated,
 )
-from effdet_jax.evaluation.loop import evaluate, with_rows
-from effdet_jax.inference.predictor import create_detect
+from effdet_jax.evaluation.loop import create_evaluator, evaluate, with_rows
 from effdet_jax.model.detector import Detector
 from tests.doubles import Images
 from tests.tiny import random_variables, tiny_spec
@@ -43,7 +42,7 @@ def jitted(detect, mesh):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("length", [1, 8, 13])
 def test_every_image_counts_once_on_any_number_of_devices(devices, length):
-    mesh = make_mesh(8, devices=jax.devices()[:devices])
+    mesh = create_mesh(8, devices=jax.devices()[:devices])
     source = Images(length)
     result = evaluate(
         jitted(find_the_box, mesh),
@@ -65,6 +64,7 @@ def test_broken_images_are_named_and_count_as_missed():
     detect = jax.jit(with_rows(find_the_box))
     result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch)
     assert result.unreadable == ["image 2"] and result.metrics.num_images == 4
+    assert result.first.keys() == {0, 1, 3} and result.first[3].scores[0] == pytest.approx(3 / 255)
     np.testing.assert_allclose(result.metrics.summary["AR100"], 0.75)
 
 
@@ -80,11 +80,10 @@ def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
     source = Images(5)
 
     def results_on(devices):
-        mesh = make_mesh(8, devices=jax.devices()[:devices])
-        detect = jitted(create_detect(model, max_detections=10, pre_nms_top_k=100), mesh)
-        batches = eval_batches(source, image_size=(64, 64), batch_size=8)
-        place = functools.partial(place_evaluation_batch, mesh=mesh)
-        return evaluate(detect, variables, source, batches, place).results
+        mesh = create_mesh(8, devices=jax.devices()[:devices])
+        options = {"max_detections": 10, "pre_nms_top_k": 100}
+        # Five images are filled up to eight on eight devices.
+        return create_evaluator(model, source, mesh, batch_size=5, **options)(variables).results
 
     one, eight = results_on(1), results_on(8)
     assert [row["image_id"] for row in one] == [row["image_id"] for row in eight]

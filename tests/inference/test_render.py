@@ -2,7 +2,7 @@ import numpy as np
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.detection.postprocess import Detections
-from effdet_jax.inference.render import draw_boxes, draw_results, grid, render
+from effdet_jax.inference.render import draw_boxes, grid, render
 
 LABELS = ClassNames(("cat", "dog"), (5, 9))
 BLACK = np.zeros((120, 160, 3), np.uint8)
@@ -38,14 +38,6 @@ def test_a_name_at_the_border_stays_inside():
 def test_without_labels_and_without_boxes():
     assert draw_boxes(BLACK, np.array([[9.0, 9.0, 60.0, 60.0]]), np.array([3])).any()
     assert not draw_boxes(BLACK, np.zeros((0, 4)), np.zeros(0, int), LABELS).any()
-
-
-def test_result_rows_give_the_same_picture():
-    row = {"bbox": [30, 40, 100, 50], "category_id": 9, "score": 0.8}
-    np.testing.assert_array_equal(
-        draw_results(BLACK, [row], LABELS), render(BLACK, one_box(), LABELS)
-    )
-    assert not draw_results(BLACK, [], LABELS).any()
 
 
 def test_a_grid_holds_every_picture():

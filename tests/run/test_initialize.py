@@ -12,10 +12,10 @@ from effdet_jax.checkpoint import (
     Metadata,
 )
 from effdet_jax.classes import ClassNames
-from effdet_jax.distributed.mesh import make_mesh
+from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables, initial_variables
-from effdet_jax.run.initialize import checkpoint_parts, resume, start
+from effdet_jax.run.initialize import checkpoint_parts, create_initial_state, load_state
 from effdet_jax.training.optimizer import make_optimizer
 from effdet_jax.training.state import state_of
 from tests.tiny import random_variables, tiny_spec
@@ -27,7 +27,7 @@ OPTIMIZER = make_optimizer()
 
 @pytest.fixture
 def mesh():
-    return make_mesh(8)
+    return create_mesh(8)
 
 
 def test_a_state_comes_back_on_the_mesh_and_changes_are_said(tmp_path, mesh, capsys):
@@ -41,7 +41,7 @@ def test_a_state_comes_back_on_the_mesh_and_changes_are_said(tmp_path, mesh, cap
     checkpoints.save(saved, **checkpoint_parts(state))
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path / LAST)
-    again = resume(model, OPTIMIZER, mesh, checkpoints, with_changes)
+    again = load_state(model, OPTIMIZER, mesh, checkpoints, with_changes)
     jax.tree.map(np.testing.assert_array_equal, again, state)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(again)} == {8}
     assert "from step 5; changed: optim.learning_rate 0.08 → 0.02\n" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_another_model_is_refused_with_the_difference_and_what_to_do(tmp_path, m
     checkpoints.close()
     wider = dataclasses.replace(SPEC, pyramid_width=88)
     with pytest.raises(CheckpointError, match=r"width is 88 against 64\..*--config.init=THAT_"):
-        resume(
+        load_state(
             Detector(wider),
             OPTIMIZER,
             mesh,
@@ -69,7 +69,7 @@ def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path
     checkpoints.close()
     other = Detector(dataclasses.replace(SPEC, num_classes=5))
     fresh = initial_variables(other, seed=3)
-    state = start(other, OPTIMIZER, mesh, seed=3, init=str(tmp_path))
+    state = create_initial_state(other, OPTIMIZER, mesh, seed=3, init=str(tmp_path))
     output = capsys.readouterr().out
     total = len(jax.tree.leaves(abstract_variables(other)))
     assert f"loaded {total - 2} of {total} tensors" in output and "unused 0" in output

@@ -1,15 +1,15 @@
-import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 
-from effdet_jax.run.monitor import StepWatch, TrainingError, format_duration, mean_metrics
+from effdet_jax.run.monitor import Monitor, TrainingError, format_duration, mean_metrics
 
 
-def make_watch(**changes):
+def make_monitor(**changes):
     options = {"batch_size": 2, "steps_per_epoch": 4.0, "total_steps": 8, "max_bad_steps": 3}
-    return StepWatch(**(options | changes), describe=lambda index: f"image {index}")
+    return Monitor(**(options | changes), describe=lambda index: f"image {index}")
 
 
 def batch(first=0, valid=True, dropped=0):
@@ -33,17 +33,17 @@ def metrics(loss=1.0, finite=True):
 
 
 def test_an_interval_is_summed_up_in_a_line(capsys):
-    watch = make_watch()
+    monitor = make_monitor()
     for step, loss in ((1, 1.0), (2, 3.0)):
-        watch.add(step, batch(), metrics(loss))
-    row = watch.finish_interval(2)
+        monitor.add(step, batch(), metrics(loss))
+    row = monitor.finish_interval(2)
     assert row["loss/total"] == 2.0 and row["epoch"] == 0.5 and row["optim/bad_steps"] == 0
     assert row["perf/images_per_second"] > 0
     line = capsys.readouterr().out
     for part in (
         "step 2/8",
         "epoch 0.5",
-        "loss 2.0000 (class 1.0000",
+        "loss 2.0000 (box 0.01, class 1)",
         "images/s",
         "data-wait",
         "ETA",
@@ -52,10 +52,10 @@ def test_an_interval_is_summed_up_in_a_line(capsys):
 
 
 def test_bad_steps_are_named_counted_and_left_out_of_the_mean(capsys):
-    watch = make_watch()
-    watch.add(1, batch(), metrics(1.0))
-    watch.add(2, batch(6), metrics(math.nan, finite=False))
-    row = watch.finish_interval(2)
+    monitor = make_monitor()
+    monitor.add(1, batch(), metrics(1.0))
+    monitor.add(2, batch(6), metrics(math.nan, finite=False))
+    row = monitor.finish_interval(2)
     assert row["loss/total"] == 1.0 and row["optim/bad_steps"] == 1
     assert "step 2 skipped: loss nan, gradient norm 2.0. Its images: image 6, image 7" in (
         capsys.readouterr().err
@@ -63,32 +63,50 @@ def test_bad_steps_are_named_counted_and_left_out_of_the_mean(capsys):
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run():
-    watch = make_watch()
+    monitor = make_monitor()
     bad = metrics(math.inf, finite=False)
     for step, row in enumerate([bad, bad, metrics(), bad, bad], start=1):
-        watch.add(step, batch(), row)  # Never three in a row.
-    watch.add(6, batch(), bad)
+        monitor.add(step, batch(), row)  # Never three in a row.
+    monitor.add(6, batch(), bad)
     with pytest.raises(TrainingError, match="3 steps in a row, up to step 6.*learning_rate"):
-        watch.settle()
+        monitor.settle()
 
 
 def test_images_in_trouble_are_named_once(capsys):
-    watch = make_watch()
+    monitor = make_monitor()
     for step in (1, 2):
-        watch.add(step, batch(valid=False), metrics())
-        watch.add(step, batch(first=8, dropped=4), metrics())
+        monitor.add(step, batch(valid=False), metrics())
+        monitor.add(step, batch(first=8, dropped=4), metrics())
     printed = capsys.readouterr().err
     assert printed.count("image 0: can't be read") == 1
     assert printed.count("image 8: 4 boxes left out: bad ones, or more than the 5 of") == 1
 
 
-def test_pauses_do_not_count_and_waiting_does():
-    watch = make_watch()
-    watch.next_batch(itertools.repeat({}))
-    watch.add(1, batch(), metrics())
-    watch.pause(-100.0)  # As if the interval had lasted 100 s more.
-    row = watch.finish_interval(1)
-    assert 0.015 < row["perf/images_per_second"] <= 0.02 and row["data/wait_fraction"] < 0.01
+def test_an_objective_of_other_parts_is_printed_likewise(capsys):
+    monitor = make_monitor()
+    parts = {"loss/total": np.float32(3), "loss/mask": np.float32(0.123456)}
+    rest = {name: value for name, value in metrics().items() if not name.startswith("loss/")}
+    monitor.add(1, batch(), parts | rest)
+    monitor.finish_interval(1)
+    assert "loss 3.0000 (mask 0.1235)" in capsys.readouterr().out
+
+
+def slow_batches(now, seconds):
+    now[0] += seconds
+    yield {}
+
+
+def test_pauses_do_not_count_and_waiting_does(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monitor = make_monitor()
+    monitor.next_batch(slow_batches(now, seconds=6))
+    monitor.add(1, batch(), metrics())
+    with monitor.paused():
+        now[0] += 30
+    now[0] += 4
+    row = monitor.finish_interval(1)
+    assert row["perf/images_per_second"] == 2 / 10 and row["data/wait_fraction"] == 0.6
 
 
 def test_mean_of_nothing_finite_is_nan():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.distributed.mesh import make_mesh, place_batch, state_sharding
+from effdet_jax.distributed.mesh import create_mesh, place_batch, state_sharding
 from effdet_jax.distributed.rows import splits_rows
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
@@ -76,7 +76,7 @@ def step_on(shape, spec=SPEC, **options):
     """(mesh, where a state lives, compiled step) on a mesh of fake devices."""
     data, fsdp, spatial = shape
     devices = jax.devices()[: data * fsdp * spatial]
-    mesh = make_mesh(8, fsdp=fsdp, spatial=spatial, devices=devices)
+    mesh = create_mesh(8, fsdp=fsdp, spatial=spatial, devices=devices)
     model = Detector(spec, dtype=jnp.float64, remat=options.pop("remat", "none"))
     step = make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9, **options)
     state = jax.eval_shape(lambda tree: state_of(tree, OPTIMIZER), in_float64(spec))
@@ -264,13 +264,13 @@ def test_batches_that_do_not_divide_are_refused_with_sizes_that_do():
     with pytest.raises(
         ValueError, match=r"batch_size 12 doesn't divide by the 8 devices; use 8 or 16"
     ):
-        make_mesh(12)
+        create_mesh(12)
     with pytest.raises(ValueError, match="use 8"):
-        make_mesh(3)
+        create_mesh(3)
 
 
 def test_large_tensors_are_split_over_fsdp_by_their_largest_axis():
-    mesh = make_mesh(8, fsdp=4)
+    mesh = create_mesh(8, fsdp=4)
     leaves = {
         "pointwise": jax.ShapeDtypeStruct((1, 1, 64, 384), jnp.float32),
         "depthwise": jax.ShapeDtypeStruct((5, 5, 1, 1152), jnp.float32),
@@ -300,11 +300,11 @@ def test_large_tensors_are_split_over_fsdp_by_their_largest_axis():
 )
 def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_mesh(**{"batch_size": 8, **arguments})
+        create_mesh(**{"batch_size": 8, **arguments})
 
 
 def test_create_state_places_everything_on_every_device():
-    mesh = make_mesh(8)
+    mesh = create_mesh(8)
     state = create_state(initial_variables(Detector(SPEC)), OPTIMIZER, mesh)
     assert jax.tree.structure(state.ema) == jax.tree.structure(
         {"params": state.params, "batch_stats": state.batch_stats}

@@ -11,7 +11,7 @@ import numpy as np
 from effdet_jax.benchmark.race.contest import INPUTS, WEIGHTS, Work, as_result
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.postprocess import detect
-from effdet_jax.distributed.mesh import make_mesh, place_batch, replicate
+from effdet_jax.distributed.mesh import create_mesh, place_batch, replicate
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.load import load
 from effdet_jax.inference.predictor import Predictor
@@ -84,7 +84,7 @@ def _postprocess(model: Detector, variables: Any, arrays: dict[str, np.ndarray])
 
 def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     images = arrays["images"]
-    mesh = make_mesh(len(images), devices=jax.devices()[:1])
+    mesh = create_mesh(len(images), devices=jax.devices()[:1])
     optimizer = make_optimizer("sgd")
     rate = learning_rate_schedule(
         "constant", peak=LEARNING_RATE, warmup_init=0.0, warmup_steps=0, total_steps=1

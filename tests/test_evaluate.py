@@ -1,0 +1,87 @@
+"""What `evaluate` takes from a checkpoint and from its flags; `test_train.py` runs the command."""
+
+import jax.numpy as jnp
+import pytest
+
+from effdet_jax import evaluate
+from effdet_jax.checkpoint import BEST, Checkpoints, Metadata
+from effdet_jax.classes import ClassNames
+from effdet_jax.config import PROTOCOLS, ConfigError, plain
+from effdet_jax.data.source import DataError
+from effdet_jax.data.synthetic import NAMES
+from effdet_jax.evaluation.coco import METRICS, CocoMetrics
+from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.model.detector import Detector
+from tests.doubles import make_folder
+from tests.tiny import random_variables, tiny_config, tiny_spec
+
+FLAGS = {"config": None, "data_dir": "", "split": "val", "protocol": None, "nms": None}
+FLAGS |= {"dtype": None, "batch_size": 0, "output": ""}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run on rendered scenes whose evaluations computed in bfloat16, with soft-NMS of sigma 0.3."""
+    config = tiny_config(**{"data.source": "shapes", "eval.method": "gaussian", "eval.sigma": 0.3})
+    spec, class_names = tiny_spec(num_classes=len(NAMES)), ClassNames.from_names(NAMES)
+    path = tmp_path_factory.mktemp("run")
+    metadata = Metadata(spec, class_names, plain(config), dtype="bfloat16")
+    checkpoints = Checkpoints(path / BEST)
+    checkpoints.save(metadata, {"nothing": jnp.zeros(1)}, random_variables(Detector(spec)))
+    checkpoints.close()
+    return str(path)
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Evaluates nothing; a list of (model, options) that would have been evaluated."""
+    asked = []
+
+    def create_evaluator(model, source, mesh, **options):
+        asked.append((model, options))
+        return lambda variables: Evaluation(
+            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 0), [], [], {}
+        )
+
+    monkeypatch.setattr("effdet_jax.experiment.create_evaluator", create_evaluator)
+    return asked
+
+
+def test_a_checkpoint_is_evaluated_as_its_run_was(workdir, evaluated):
+    assert evaluate.main(**FLAGS | {"checkpoint": workdir, "batch_size": 16}) == 0
+    ((model, options),) = evaluated
+    assert model.dtype == jnp.bfloat16
+    expected = {"method": "gaussian", "sigma": 0.3, "batch_size": 16}
+    assert options == PROTOCOLS["default"] | expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"protocol": "published"}, PROTOCOLS["published"]),  # The run's own knobs are forgotten.
+        ({"protocol": "default"}, PROTOCOLS["default"]),
+        (
+            {"protocol": "published", "nms": "hard"},
+            PROTOCOLS["published"] | {"method": "hard"},
+        ),
+        ({"nms": "hard"}, PROTOCOLS["default"] | {"method": "hard", "sigma": 0.3}),
+    ],
+)
+def test_flags_go_before_what_the_run_did(workdir, evaluated, flags, expected):
+    evaluate.main(**FLAGS | flags | {"checkpoint": workdir, "dtype": "float32"})
+    ((model, options),) = evaluated
+    assert model.dtype == jnp.float32
+    assert options == expected | {"batch_size": 64}  # 8 for each of 8 devices.
+
+
+def test_data_of_other_classes_is_refused(workdir, tmp_path):
+    make_folder(tmp_path)
+    config = tiny_config(**{"data.dir": str(tmp_path)})
+    message = r"differ in their classes: 6 classes \(circle, rectangle, triangle, star, …\)"
+    with pytest.raises(DataError, match=message):
+        evaluate.main(**FLAGS | {"checkpoint": workdir, "config": config, "split": "train"})
+
+
+def test_weights_that_are_no_run_do_not_say_which_data_to_use(tmp_path):
+    with pytest.raises(ConfigError, match="is no training run.*--config=configs/d0.py --data_dir"):
+        evaluate.stored_config(str(tmp_path))
