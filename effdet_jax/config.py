@@ -10,7 +10,7 @@ from effdet_jax.errors import UserError
 
 # How detections are made of raw outputs for COCO's metrics: keywords of `postprocess.detect`.
 PROTOCOLS = {
-    # What PyTorch's effdet does.
+    # As PyTorch's effdet, but that it cuts boxes to the image before, not after.
     "default": {
         "method": "hard",
         "iou_threshold": 0.5,

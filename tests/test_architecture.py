@@ -102,7 +102,7 @@ def test_tests_mirror_modules():
     for path in (ROOT / "tests").rglob("test_*.py"):
         stem = path.relative_to(ROOT / "tests").with_suffix("")
         about_more = {"test_architecture", "test_configs", "test_goldens", "test_launch"}
-        about_more |= {"test_parity", "test_readme", "test_scale_out"}
+        about_more |= {"test_old_formats", "test_parity", "test_readme", "test_scale_out"}
         assert stem in known or stem.name in about_more, f"tests/{stem}.py mirrors no module"
 
 
