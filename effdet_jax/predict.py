@@ -84,13 +84,11 @@ def main(
 
 def _rows(name: str, found: Detections, class_names: ClassNames) -> list[dict[str, Any]]:
     """COCO result rows of one image, with its file name and the class names."""
-    kept = found.valid
-    rows = coco_results(
-        name, found.boxes[kept], found.scores[kept], found.labels[kept], class_names
-    )
+    real = found[found.valid]
+    rows = coco_results(name, real.boxes, real.scores, real.labels, class_names)
     return [
         {**row, "file_name": name, "category_name": class_names.names[label]}
-        for row, label in zip(rows, found.labels[kept])
+        for row, label in zip(rows, real.labels)
     ]
 
 

@@ -125,6 +125,22 @@ def test_a_checkpoint_without_the_parts_asked_for_is_refused(tmp_path):
         load_model(tmp_path)
 
 
+def test_metadata_of_version_0_1_is_read():
+    fields = dataclasses.replace(at(3), dtype="bfloat16").to_dict()
+    assert Metadata.from_dict(fields).dtype == "bfloat16"
+    del fields["dtype"]
+    assert Metadata.from_dict(fields).dtype == "float32"
+
+
+def test_a_model_computes_as_its_run_evaluated_unless_asked(tmp_path):
+    checkpoints = Checkpoints(tmp_path / BEST)
+    metadata = dataclasses.replace(at(1), dtype="bfloat16")
+    checkpoints.save(metadata, ONE, random_variables(Detector(SPEC)))
+    checkpoints.close()
+    assert load_model(tmp_path)[0].dtype == jnp.bfloat16
+    assert load_model(tmp_path, dtype=jnp.float32)[0].dtype == jnp.float32
+
+
 def test_differences_are_named():
     assert METADATA.difference(at(5)) == ""
     wider = dataclasses.replace(METADATA, spec=dataclasses.replace(SPEC, pyramid_width=88))

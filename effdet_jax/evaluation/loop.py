@@ -65,20 +65,18 @@ def evaluate(
     source: Source,
     batches: Iterable[Mapping[str, np.ndarray]],
     put: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
-    dataset: Mapping[str, Any] | None = None,
+    dataset: Mapping[str, Any],
 ) -> Evaluation:
     """Every image of `source` exactly once, whatever the batch size and the devices.
 
     Args:
-      detect: jitted, of `inference.create_detect` and `with_rows`.
+      detect: jitted, of `inference.predictor.create_detect` and `with_rows`.
       variables: of the model.
       source: its classes and ground truth.
       batches: from `data.pipeline.eval_batches`; rows with index -1 fill up the last one.
       put: puts a batch on the devices.
-      dataset: the source's ground truth from `coco_dataset`, if it is at hand already.
+      dataset: the source's ground truth, from `coco_dataset`.
     """
-    if dataset is None:
-        dataset = coco_dataset(source.ground_truth(), source.class_names)
     ids = [image["id"] for image in dataset["images"]]
     results, unreadable, first = [], [], {}
     for batch in batches:

@@ -64,9 +64,9 @@ def _drop_rows_after(path: str, step: int):
         return
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    earlier = [line for line in lines if json.loads(line)["step"] <= step]
     with _replaced(path) as file:
-        file.writelines(kept)
+        file.writelines(earlier)
 
 
 @contextlib.contextmanager

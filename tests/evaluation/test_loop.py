@@ -13,6 +13,7 @@ from effdet_jax.distributed.mesh import (
     place_evaluation_batch,
     replicated,
 )
+from effdet_jax.evaluation.coco import coco_dataset
 from effdet_jax.evaluation.loop import create_evaluator, evaluate, with_rows
 from effdet_jax.model.detector import Detector
 from tests.doubles import Images
@@ -50,6 +51,7 @@ def test_every_image_counts_once_on_any_number_of_devices(devices, length):
         source,
         eval_batches(source, image_size=(64, 64), batch_size=8),
         functools.partial(place_evaluation_batch, mesh=mesh),
+        coco_dataset(source.ground_truth(), source.class_names),
     )
     assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in range(length)]
     assert [round(row["score"] * 255) for row in result.results] == list(range(length))
@@ -62,7 +64,8 @@ def test_broken_images_are_named_and_count_as_missed():
     source = Images(4, broken=(2,))
     batches = eval_batches(source, image_size=(64, 64), batch_size=3)
     detect = jax.jit(with_rows(find_the_box))
-    result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch)
+    dataset = coco_dataset(source.ground_truth(), source.class_names)
+    result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch, dataset)
     assert result.unreadable == ["image 2"] and result.metrics.num_images == 4
     assert result.first.keys() == {0, 1, 3} and result.first[3].scores[0] == pytest.approx(3 / 255)
     np.testing.assert_allclose(result.metrics.summary["AR100"], 0.75)
