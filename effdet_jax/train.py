@@ -122,7 +122,7 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     """State, compiled step, loop: the second half of `train`."""
     config, model, mesh, plan = run.config, run.model, run.mesh, run.plan
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
-    optimizer = optimizer_of(config)
+    optimizer = optimizer_of(config, model)
     metadata = Metadata(model.spec, model.class_names, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)

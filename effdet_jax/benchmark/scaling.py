@@ -86,7 +86,7 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
     mesh = mesh_of(config, jax.devices()[:devices])
     model = model_of(config, COCO)
     step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
-    state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
+    state = create_state(initial_variables(model, config.seed), optimizer_of(config, model), mesh)
     compiled = step.lower(state, place_batch(batches[0], mesh)).compile()
     seconds, history = [], []
     for batch in batches:
