@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
@@ -22,17 +21,19 @@ from effdet_jax.data.pipeline import Augmentation, Batch, train_batches
 from effdet_jax.data.source import DataError, Source
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.data.tfds import TfdsSource
+from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
-from effdet_jax.model.detector import Detector
+from effdet_jax.model.detector import Detector, check_spec
+from effdet_jax.model.initialize import parameter_masks
 from effdet_jax.run.banner import banner_lines
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
 from effdet_jax.run.schedule import Schedule
 from effdet_jax.spec import ModelSpec, model_spec
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import TrainState
-from effdet_jax.training.step import Step, make_train_step
+from effdet_jax.training.step import Step, create_train_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,8 +46,7 @@ class Experiment:
     Attributes:
       config: all knobs, valid; a copy of its own.
       devices: to compute on; all there are if None.
-      given_class_names: classes, if the data isn't to be asked.
-      given_num_examples: images of an epoch, if the data isn't to be asked.
+      given_class_names, given_num_examples: if the training data isn't to be asked.
     """
 
     config: ConfigDict
@@ -68,8 +68,7 @@ class Experiment:
         Args:
           config: from `config.get_config` or a file in `configs/`.
           devices: to compute on instead of all.
-          class_names: instead of the training data's, for what needs no data.
-          num_examples: of an epoch, instead of the training data's, likewise.
+          class_names, num_examples: instead of the training data's, for what needs no data.
 
         Raises:
           ConfigError: a knob has an impossible value.
@@ -169,12 +168,14 @@ class Experiment:
         if knobs.drop_connect >= 0:
             changes["survival_probability"] = 1.0 - knobs.drop_connect
         try:
-            return model_spec(knobs.name, num_classes=len(self.class_names), **changes)
+            spec = model_spec(knobs.name, num_classes=len(self.class_names), **changes)
+            check_spec(spec)
         except ValueError as error:
             raise ConfigError(f"config.model: {error}") from error
+        return spec
 
     @functools.cached_property
-    def dtype(self) -> DTypeLike:
+    def dtype(self) -> np.dtype:
         """What networks compute in; 'auto' is bfloat16 on TPU and GPU, float32 on a CPU."""
         if self.config.dtype == "auto":
             device, *_ = self.devices or jax.devices()
@@ -257,24 +258,30 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The rule of updates, without the learning rate."""
         optim = self.config.optim
-        return make_optimizer(
+        return create_optimizer(
             optim.name,
+            **parameter_masks(self.model),
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             clip_norm=optim.clip_norm,
         )
 
     @functools.cached_property
+    def objective(self) -> Objective:
+        """Targets, loss and decoding of the model's heads."""
+        return create_objective(self.spec, dict(self.config.loss))
+
+    @functools.cached_property
     def step(self) -> Step:
         """`(state, batch) → (state, metrics)`, jitted, not yet compiled."""
-        return make_train_step(
+        return create_train_step(
             self.model,
+            self.objective,
             self.optimizer,
             self.learning_rate,
             self.mesh,
             seed=self.config.seed,
             ema=self.config.optim.ema_decay,
-            loss_options=dict(self.config.loss),
             microbatches=self.config.microbatches,
         )
 
@@ -282,10 +289,7 @@ class Experiment:
     def metadata(self) -> Metadata:
         """What a checkpoint of this experiment says about itself, at step 0."""
         return Metadata(
-            self.spec,
-            self.class_names,
-            configs.plain(self.config),
-            dtype=np.dtype(self.dtype).name,
+            self.spec, self.class_names, configs.plain(self.config), dtype=self.dtype.name
         )
 
     def load_or_create_state(self, checkpoints: Checkpoints) -> TrainState:

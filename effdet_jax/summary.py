@@ -13,7 +13,7 @@ from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import default_class_names
-from effdet_jax.model.counts import PARTS, summarize
+from effdet_jax.model.counts import summarize
 from effdet_jax.spec import ModelSpec
 
 
@@ -46,7 +46,7 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
         title,
         f"{'':12s}{'parameters':>14s}{'multiply-adds':>18s}",
     ]
-    for part in (*PARTS, "total"):
+    for part in summary["parameters"]:
         lines.append(
             f"{part:12s}{summary['parameters'][part]:14,d}{summary['multiply_adds'][part]:18,d}"
         )

@@ -3,6 +3,7 @@
 python -m effdet_jax.benchmark --config=configs/d0.py --batch_size=8
 """
 
+import copy
 import json
 import platform
 import resource
@@ -21,14 +22,11 @@ from effdet_jax.cli import define_config_flag
 from effdet_jax.compilation import peak_memory
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.synthetic import Shapes
-from effdet_jax.distributed.mesh import create_mesh, place_batch
+from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.predictor import create_detect
-from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from effdet_jax.training.state import TrainState, create_state
-from effdet_jax.training.step import make_train_step
 
 BURST = 16
 WORKS = ("forward", "detect", "train", "input")
@@ -71,9 +69,12 @@ def benchmark(
     `rows` has per work: `compile_s`, `median_ms`, `p95_ms`, `images_per_second`, `peak_mib` (of the
     compiled program: arguments, results and temporaries).
     """
-    experiment = Experiment.from_config(config, class_names=COCO)
-    spec = experiment.spec
-    model = Detector(spec, COCO, experiment.dtype)
+    config = copy.deepcopy(config)
+    config.batch_size = batch_size
+    experiment = Experiment.from_config(
+        config, devices=jax.devices()[:1], class_names=COCO, num_examples=100 * batch_size
+    )
+    spec, model, mesh = experiment.spec, experiment.model, experiment.mesh
     source = Shapes(spec.image_size, batch_size * 8, endless=True)
     batches = train_batches(
         source,
@@ -84,8 +85,6 @@ def benchmark(
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    mesh = create_mesh(batch_size, devices=jax.devices()[:1])
-    optimizer = make_optimizer(config.optim.name)
     state = None
     rows = []
     for work in works:
@@ -94,9 +93,9 @@ def benchmark(
             seconds = _time(lambda: [next(batches) for _ in range(BURST)], rounds, warmup)
             rows.append(_row(work, batch_size, [total / BURST for total in seconds]))
             continue
-        state = state or create_state(initial_variables(model, config.seed), optimizer, mesh)
+        state = state or create_state(initial_variables(model), experiment.optimizer, mesh)
         batch = place_batch(next(batches), mesh)
-        call, compiled, compile_seconds = _prepare(work, config, model, state, batch)
+        call, compiled, compile_seconds = _prepare(work, experiment, state, batch)
         seconds = _time(call, rounds, warmup)
         rows.append(_row(work, batch_size, seconds, compiled, compile_seconds))
     return {
@@ -114,20 +113,14 @@ def benchmark(
 
 def _prepare(
     work: str,
-    config: ConfigDict,
-    model: Detector,
+    experiment: Experiment,
     state: TrainState,
     batch: Mapping[str, jax.Array],
 ) -> tuple[Callable[[], Any], Any, float]:
     """(a call that runs `work` once and waits for it, the compiled program, seconds to compile)."""
+    model = experiment.model
     if work == "train":
-        rate = learning_rate_schedule(
-            "constant", peak=1e-4, warmup_init=0.0, warmup_steps=0, total_steps=1
-        )
-        mesh = batch["image"].sharding.mesh
-        optimizer = make_optimizer(config.optim.name)
-        step = make_train_step(model, optimizer, rate, mesh, loss_options=dict(config.loss))
-        compiled, seconds = _compile(step, state, batch)
+        compiled, seconds = _compile(experiment.step, state, batch)
         held = [jax.tree.map(jnp.copy, state)]  # The step takes its memory.
 
         def train_once():
@@ -147,7 +140,7 @@ def _prepare(
         "scale": np.ones(batch_size, np.float32),
         "size": size,
     }
-    detect = jax.jit(create_detect(model, **Experiment.from_config(config).detect_options))
+    detect = jax.jit(create_detect(model, **experiment.detect_options))
     compiled, seconds = _compile(detect, state.ema, inputs)
     return lambda: jax.block_until_ready(compiled(state.ema, inputs)), compiled, seconds
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from effdet_jax.data.transforms import fit, image_scale, place_image
-from effdet_jax.detection.postprocess import Detections, detect, to_image
+from effdet_jax.detection.objective import create_objective
+from effdet_jax.detection.postprocess import Detections, to_image
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.model.detector import Detector
 
@@ -22,11 +23,11 @@ def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
       model: the detector.
       **options: keywords of `detect`.
     """
-    anchors = model.spec.anchors()
+    objective = create_objective(model.spec)
 
     def run(variables, batch):
         outputs = model.apply(variables, model.preprocess(batch))
-        found = detect(outputs, anchors, **options)
+        found = objective.decode(outputs, **options)
         return to_image(found, batch["scale"], batch["size"])
 
     return run
