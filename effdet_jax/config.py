@@ -9,11 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from effdet_jax.data.coco import CocoFolder, find_annotations
+from effdet_jax.data import source as sources
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import Augmentation
-from effdet_jax.data.source import Source
-from effdet_jax.data.synthetic import Shapes
-from effdet_jax.data.tfds import TfdsSource
 from effdet_jax.errors import UserError
 from effdet_jax.spec import ModelSpec, model_spec
 
@@ -59,7 +57,9 @@ def get_config() -> ConfigDict:
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
-    config.data.source = "coco"  # 'coco' (a COCO-JSON folder), 'tfds' or 'shapes'.
+    config.data.source = (
+        "coco"  # An entry of `SOURCES`: 'coco' (a COCO-JSON folder), 'tfds', 'shapes'.
+    )
     config.data.dir = ""  # The data folder.
     config.data.train_json = ""  # Annotations, if they aren't found by themselves in `dir`.
     config.data.val_json = ""
@@ -184,7 +184,6 @@ def validate(config: ConfigDict):
     choices = {
         "dtype": ("auto", "float32", "bfloat16"),
         "remat": ("none", "blocks", "full"),
-        "data.source": ("coco", "tfds", "shapes"),
         "optim.name": ("sgd", "adamw"),
         "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
         "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
@@ -268,16 +267,7 @@ def open_source(config: ConfigDict, split: str) -> Source:
     Raises:
       DataError: it can't be used.
     """
-    data = config.data
-    if data.source == "shapes":
-        length = data.shapes_train if split == "train" else data.shapes_val
-        side = (data.shapes_size, data.shapes_size)
-        # Scenes of the two splits never meet: their seeds differ.
-        return Shapes(side, length, seed=int(split == "val"), endless=split == "train")
-    if data.source == "tfds":
-        return TfdsSource(data.dir, data[f"{split}_split"], data.tfds_name)
-    annotations = data[f"{split}_json"] or find_annotations(data.dir, split)
-    return CocoFolder(annotations, data[f"{split}_images"], strict=data.strict)
+    return sources.open_source(config.data.source, split, config.data.to_dict())
 
 
 def augmentation_of(config: ConfigDict) -> Augmentation:

@@ -23,8 +23,8 @@ from PIL import Image
 from effdet_jax import cli
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata
+from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.pipeline import train_batches
-from effdet_jax.data.source import DataError, Source
 from effdet_jax.distributed.mesh import place_batch, process_share
 from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.evaluation.loop import Evaluation

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.cli import define_config_flag
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import Augmentation, augment, train_batches
-from effdet_jax.data.source import Source
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:

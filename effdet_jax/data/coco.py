@@ -5,20 +5,19 @@ import glob
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import (
+from effdet_jax.data.example import (
     DataError,
     DataReport,
     Example,
     GroundTruth,
-    decode_image,
-    image_size,
     make_truth,
     unreadable,
 )
+from effdet_jax.data.images import decode_image, image_size
 
 # Where a split's JSON may lie below the data folder, first match wins.
 LAYOUTS = (
@@ -35,7 +34,7 @@ MISSING_TOLERATED = 0.05
 
 
 class CocoFolder:
-    """Images and boxes of one split of a COCO-JSON folder, a `data.examples.Source`.
+    """Images and boxes of one split of a COCO-JSON folder, a `data.example.Source`.
 
     Args:
       annotations: path of the JSON.
@@ -185,6 +184,20 @@ class CocoFolder:
             )
         if report.crowd == report.boxes:
             report.notes.append("every box is a crowd (iscrowd: 1): nothing can be learned")
+
+
+def open_coco(split: str, options: Mapping[str, Any]) -> CocoFolder:
+    """A split of a COCO-JSON folder, an entry of `data.source.SOURCES`.
+
+    Args:
+      options: `dir`; `train_json` and `val_json`, '' finds them in `dir`; `train_images` and
+        `val_images`, '' finds them around the JSON; `strict`.
+
+    Raises:
+      DataError: no annotations are found, or they can't be used.
+    """
+    annotations = options[f"{split}_json"] or find_annotations(options["dir"], split)
+    return CocoFolder(annotations, options[f"{split}_images"], strict=options["strict"])
 
 
 class _Files:

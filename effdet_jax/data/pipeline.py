@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from effdet_jax.data import transforms
-from effdet_jax.data.source import Example, Source
+from effdet_jax.data.example import Example, Source
 
 Batch = dict[str, np.ndarray]
 

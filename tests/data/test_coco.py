@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from tests.conftest import shared
 from tests.doubles import make_folder
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from effdet_jax.data.example import Example, make_truth
 from effdet_jax.data.pipeline import Augmentation, augment, eval_batches, train_batches
-from effdet_jax.data.source import Example, make_truth
 from tests.doubles import Numbers
 
 
