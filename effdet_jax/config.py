@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from effdet_jax.data import source as sources
+from effdet_jax.data.augment import check_ops
 from effdet_jax.data.example import Source
-from effdet_jax.data.pipeline import Augmentation
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.errors import UserError
 from effdet_jax.spec import ModelSpec, model_spec
 
@@ -77,6 +78,7 @@ def get_config() -> ConfigDict:
     config.data.shapes_val = 200  # and scenes to evaluate on.
 
     config.augment = ConfigDict()
+    config.augment.ops = ("flip", "scale_jitter", "colour")  # Entries of `AUGMENTATIONS`, in order.
     config.augment.scale_min = 0.1
     config.augment.scale_max = 2.0
     config.augment.horizontal_flip = 0.5  # Probabilities.
@@ -179,7 +181,7 @@ def validate(config: ConfigDict):
     """Catches what can be seen before any work is done.
 
     Raises:
-      ConfigError: names the knob, its value and what it may be.
+      ConfigError, AugmentError: names the knob, its value and what it may be.
     """
     choices = {
         "dtype": ("auto", "float32", "bfloat16"),
@@ -217,6 +219,7 @@ def validate(config: ConfigDict):
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"
         )
+    check_ops(config.augment.ops)
     low, high = config.augment.scale_min, config.augment.scale_max
     if not 0 < low <= high:
         raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
@@ -270,8 +273,8 @@ def open_source(config: ConfigDict, split: str) -> Source:
     return sources.open_source(config.data.source, split, config.data.to_dict())
 
 
-def augmentation_of(config: ConfigDict) -> Augmentation:
-    return Augmentation(**config.augment)
+def augment_settings(config: ConfigDict, image_size: tuple[int, int]) -> AugmentSettings:
+    return AugmentSettings(image_size, **config.augment)
 
 
 def detect_options(config: ConfigDict) -> dict[str, Any]:

@@ -141,10 +141,9 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     process_index, process_count = process_share(mesh)
     batches = train_batches(
         run.train_source,
-        image_size=model.spec.image_size,
+        configs.augment_settings(config, model.spec.image_size),
         batch_size=config.batch_size,
         max_boxes=config.data.max_boxes,
-        augmentation=configs.augmentation_of(config),
         seed=config.seed,
         start_step=start_step,
         process_index=process_index,

@@ -5,7 +5,9 @@ import pytest
 
 from effdet_jax import config as configs
 from effdet_jax.config import ConfigError
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
+from effdet_jax.errors import UserError
 
 
 def changed(**fields):
@@ -29,10 +31,11 @@ def test_the_defaults_are_valid_and_plain():
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),
         ({"augment.scale_min": 3.0}, "scale_min 3.0 and scale_max 2.0 must be 0 < min ≤ max"),
+        ({"augment.ops": ("flip", "mosaik")}, "augment.ops: 'mosaik' isn't one of 'flip', 'scale"),
     ],
 )
 def test_impossible_values_are_refused_by_name(fields, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         configs.validate(changed(**fields))
 
 
@@ -94,6 +97,12 @@ def test_the_source_is_opened_with_the_values_below_data():
     config = changed(**{"data.source": "shapes", "data.shapes_size": 64, "data.shapes_val": 5})
     source = configs.open_source(config, "val")
     assert len(source) == 5 and source[0].image.shape == (64, 64, 3)
+
+
+def test_augmentations_are_made_from_the_values_below_augment():
+    settings = configs.augment_settings(changed(**{"augment.ops": ("flip",)}), (64, 96))
+    assert settings == AugmentSettings((64, 96), ops=("flip",))
+    assert configs.augment_settings(configs.get_config(), (8, 8)) == AugmentSettings((8, 8))
 
 
 def test_detect_options_are_keywords_of_detect():

@@ -10,6 +10,7 @@ from effdet_jax.data import records
 from effdet_jax.data.example import DataError, DataReport
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.records import Annotation, Record, RecordSource
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.source import SOURCES, open_source
 
 NAMES = ClassNames.from_names(("cat", "dog"))
@@ -193,10 +194,12 @@ def test_a_new_format_is_a_reader_and_an_entry(folder, monkeypatch):
     assert source.report.lines()[1].endswith(
         "train.txt: image 4 '4.png': line 5 is '4.png 0 6 4 6 24'"
     )
-    batch = next(train_batches(source, image_size=(32, 32), batch_size=30, max_boxes=2))
+    augment = AugmentSettings((30, 40), ops=())
+    batch = next(train_batches(source, augment, batch_size=30, max_boxes=1))
     assert sorted(batch["index"]) == list(range(30))
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
-    for index, labels in zip(batch["index"], batch["labels"]):
-        assert index == 4 or labels.max() in (-1, index % 2)
+    for index, box, label in zip(batch["index"], batch["boxes"][:, 0], batch["labels"][:, 0]):
+        assert label == (-1 if index == 4 else index % 2)
+        assert box.tolist() == ([0] * 4 if index == 4 else [6, 4, 16, 24])
     with pytest.raises(DataError, match="box without width or height"):
         open_source("lines", "train", options | {"strict": True})
