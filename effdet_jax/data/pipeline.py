@@ -54,13 +54,9 @@ def train_batches(
       workers: processes that decode and augment; 0 does it in `threads` threads.
     """
     rows = batch_size // process_count
-    if source.endless:
-        positions = grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
-    else:
-        epochs = -(-ENDLESS_LENGTH // len(source))
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     dataset = (
-        positions.random_map(_Prepare(source, augment, max_boxes))
+        _order(source, seed)
+        .random_map(_Prepare(source, augment, max_boxes))
         .batch(rows)  # Of this process's rows: it has every `process_count`-th of these.
         .slice(slice(process_index, None, process_count))
         .slice(slice(start_step, None))
@@ -93,6 +89,14 @@ def eval_batches(
         .slice(slice(process_index, None, process_count))
     )
     return _iterate(dataset, 0, threads)
+
+
+def _order(source: Source, seed: int) -> grain.MapDataset:
+    """Indices in the order of training: a permutation per epoch, or ever new ones."""
+    if source.endless:
+        return grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
+    epochs = -(-ENDLESS_LENGTH // len(source))
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
 
 
 class _Prepare(grain.transforms.RandomMap):

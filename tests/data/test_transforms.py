@@ -129,3 +129,10 @@ def test_equal_to_the_official_preprocessing(number):
         np.testing.assert_allclose(
             moved[inside], arrays[f"img{number}/{name}/boxes"], atol=1e-4, err_msg=name
         )
+
+
+def test_boxes_are_cut_to_the_last_pixel_of_the_canvas():
+    boxes = np.array([[-3, -4, 50, 60], [5, 6, 7, 8], [30, 1, 40, 9]], np.float32)
+    cut, inside = transforms.cut_boxes(boxes, (30, 40))
+    np.testing.assert_array_equal(cut, [[0, 0, 29, 39], [5, 6, 7, 8], [29, 1, 29, 9]])
+    assert inside.tolist() == [True, True, False]
