@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.classes import ClassNames
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.data.source import Source
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.distributed.mesh import (
     evaluation_sharding,

@@ -30,7 +30,7 @@ from effdet_jax.checkpoint import (
     abstract_arrays,
     find_checkpoint,
 )
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.errors import UserError
 from effdet_jax.evaluate import main as evaluate
 from effdet_jax.evaluation.coco import METRICS
