@@ -34,7 +34,6 @@ PROTOCOLS = {
 _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "remat": ("none", "blocks", "full"),
-    "data.source": ("coco", "tfds", "shapes"),
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
@@ -90,7 +89,7 @@ def get_config() -> ConfigDict:
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
-    config.data.source = "coco"  # 'coco' (a COCO-JSON folder), 'tfds' or 'shapes'.
+    config.data.source = "coco"  # Of `SOURCES`: 'coco' (a COCO-JSON folder), 'tfds', 'shapes'.
     config.data.dir = ""  # The data folder.
     config.data.train_json = ""  # Annotations, if they aren't found by themselves in `dir`.
     config.data.val_json = ""
@@ -108,6 +107,7 @@ def get_config() -> ConfigDict:
     config.data.shapes_val = 200  # and scenes to evaluate on.
 
     config.augment = ConfigDict()
+    config.augment.ops = ("flip", "scale_jitter", "colour")  # Entries of `AUGMENTATIONS`, in order.
     config.augment.scale_min = 0.1
     config.augment.scale_max = 2.0
     config.augment.horizontal_flip = 0.5  # Probabilities.

@@ -16,11 +16,11 @@ from effdet_jax import config as configs
 from effdet_jax.checkpoint import Checkpoints, Metadata
 from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
-from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.pipeline import Augmentation, Batch, train_batches
-from effdet_jax.data.source import DataError, Source
-from effdet_jax.data.synthetic import Shapes
-from effdet_jax.data.tfds import TfdsSource
+from effdet_jax.data.augment import check_ops
+from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.pipeline import Batch, train_batches
+from effdet_jax.data.sample import AugmentSettings
+from effdet_jax.data.source import open_source
 from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
@@ -71,9 +71,10 @@ class Experiment:
           class_names, num_examples: instead of the training data's, for what needs no data.
 
         Raises:
-          ConfigError: a knob has an impossible value.
+          ConfigError, AugmentError: a knob has an impossible value.
         """
         configs.validate(config)
+        check_ops(config.augment.ops)
         return cls(config.copy_and_resolve_references(), devices, class_names, num_examples)
 
     # Data.
@@ -85,15 +86,7 @@ class Experiment:
           DataError: they can't be used; the message names the file and what to do.
         """
         data = self.config.data
-        if data.source == "shapes":
-            length = data.shapes_train if split == "train" else data.shapes_val
-            side = (data.shapes_size, data.shapes_size)
-            # Scenes of the two splits never meet: their seeds differ.
-            return Shapes(side, length, seed=int(split == "val"), endless=split == "train")
-        if data.source == "tfds":
-            return TfdsSource(data.dir, data[f"{split}_split"], data.tfds_name)
-        annotations = data[f"{split}_json"] or find_annotations(data.dir, split)
-        return CocoFolder(annotations, data[f"{split}_images"], strict=data.strict)
+        return open_source(data.source, split, data.to_dict())
 
     @functools.cached_property
     def train_source(self) -> Source:
@@ -118,19 +111,18 @@ class Experiment:
         return self.given_class_names or self.train_source.class_names
 
     @functools.cached_property
-    def augmentation(self) -> Augmentation:
-        """The random transforms of training."""
-        return Augmentation(**self.config.augment)
+    def augment_settings(self) -> AugmentSettings:
+        """The random transforms of training, and the canvas they end on."""
+        return AugmentSettings(self.spec.image_size, **self.config.augment)
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of the training batches from `start_step` on, endless."""
         process_index, process_count = process_share(self.mesh)
         return train_batches(
             self.train_source,
-            image_size=self.spec.image_size,
+            self.augment_settings,
             batch_size=self.batch_size,
             max_boxes=self.config.data.max_boxes,
-            augmentation=self.augmentation,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,

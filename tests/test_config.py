@@ -18,7 +18,6 @@ def test_the_defaults_are_valid_and_plain():
     ("fields", "message"),
     [
         ({"dtype": "float16"}, "--config.dtype='float16' isn't one of 'auto', 'float32'"),
-        ({"data.source": "voc"}, "data.source='voc' isn't one of 'coco', 'tfds', 'shapes'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),

@@ -7,7 +7,7 @@ from effdet_jax import evaluate
 from effdet_jax.checkpoint import BEST, Checkpoints, Metadata
 from effdet_jax.classes import ClassNames
 from effdet_jax.config import PROTOCOLS, ConfigError, plain
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.data.synthetic import NAMES
 from effdet_jax.evaluation.coco import METRICS, CocoMetrics
 from effdet_jax.evaluation.loop import Evaluation

@@ -7,7 +7,9 @@ import pytest
 
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.config import PROTOCOLS, ConfigError
-from effdet_jax.data.source import DataError
+from effdet_jax.data.augment import AugmentError
+from effdet_jax.data.example import DataError
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.experiment import Experiment
 from tests.doubles import make_folder
@@ -32,6 +34,8 @@ def test_an_experiment_has_a_config_of_its_own():
     assert made.spec is made.spec  # Made once.
     with pytest.raises(ConfigError, match="dtype='float16'"):
         Experiment.from_config(changed_config(dtype="float16"))
+    with pytest.raises(AugmentError, match="augment.ops: 'mosaik' isn't one of 'flip', 'scale"):
+        Experiment.from_config(changed_config(**{"augment.ops": ("flip", "mosaik")}))
 
 
 # Data.
@@ -45,14 +49,18 @@ def test_shapes_of_training_and_validation_never_meet():
     assert made.class_names == train.class_names and made.spec.num_classes == 6
 
 
-def test_a_coco_folder_is_found_by_its_layout_or_by_name(tmp_path):
+def test_data_is_opened_with_the_values_below_data(tmp_path):
     make_folder(tmp_path)
     assert len(experiment(**{"data.dir": str(tmp_path)}).train_source) == 3
-    named = {"data.val_json": str(tmp_path / "train.json"), "data.val_images": str(tmp_path)}
-    with pytest.raises(DataError, match="3 of 3 images can't be read"):
-        experiment(**named).open_source("val")  # The images lie in images/.
-    named["data.val_images"] = str(tmp_path / "images")
-    assert len(experiment(**named).open_source("val")) == 3
+    with pytest.raises(DataError, match="source='voc' isn't one of 'coco', 'tfds', 'shapes'"):
+        experiment(**{"data.source": "voc"}).open_source("val")
+
+
+def test_augmentations_are_made_from_the_values_below_augment():
+    settings = experiment(**{"augment.ops": ("flip",), "model.image_size": "128"}).augment_settings
+    assert settings == AugmentSettings((128, 128), ops=("flip",))
+    # The defaults of config.py and of the settings are the same.
+    assert experiment().augment_settings == AugmentSettings((512, 512))
 
 
 def test_validation_data_of_other_classes_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 from effdet_jax import predict
 from effdet_jax.checkpoint import BEST, Checkpoints, Metadata
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.model.detector import Detector
 from tests.tiny import random_variables, tiny_spec

@@ -78,10 +78,9 @@ def benchmark(
     source = Shapes(spec.image_size, batch_size * 8, endless=True)
     batches = train_batches(
         source,
-        image_size=spec.image_size,
+        experiment.augment_settings,
         batch_size=batch_size,
         max_boxes=config.data.max_boxes,
-        augmentation=experiment.augmentation,
         workers=config.data.workers,
         threads=config.data.threads,
     )

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.data.pipeline import Batch, train_batches
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.experiment import Experiment
@@ -108,7 +109,7 @@ def _batches(config: ConfigDict, count: int) -> list[Batch]:
     source = Shapes(image_size, config.batch_size * count)
     batches = train_batches(
         source,
-        image_size=image_size,
+        AugmentSettings(image_size),
         batch_size=config.batch_size,
         max_boxes=config.data.max_boxes,
         seed=config.seed,

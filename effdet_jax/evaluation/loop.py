@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.data.source import Source
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.distributed.mesh import (
     evaluation_sharding,

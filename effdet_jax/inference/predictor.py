@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from effdet_jax.data.transforms import fit, image_scale, place_image
+from effdet_jax.data.transforms import fit, image_scale, letterbox
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import Detections, to_image
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
@@ -79,10 +79,10 @@ class Predictor:
 
     def _batch(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         target = self.model.spec.image_size
-        placed = [place_image(image, fit(image.shape[:2], target)) for image in images]
+        inputs = [letterbox(image, fit(image.shape[:2], target)) for image in images]
         return {
-            "image": np.stack([canvas for canvas, _ in placed]),
-            "content": np.array([content for _, content in placed], np.int32),
+            "image": np.stack([canvas for canvas, _ in inputs]),
+            "content": np.array([content for _, content in inputs], np.int32),
             "scale": np.array(
                 [image_scale(image.shape[:2], target) for image in images], np.float32
             ),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from effdet_jax.data.source import Source
+from effdet_jax.data.example import Source
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.run.schedule import Schedule

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from effdet_jax.data.source import Source
+from effdet_jax.data.example import Source
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.loop import NUM_FIRST
 from effdet_jax.inference.render import draw_boxes, grid, render
