@@ -209,17 +209,17 @@ def test_loss_and_outputs_of_training():
 
 
 def in_our_layout(key: str, *, statistics: bool) -> dict[str, np.ndarray]:
-    """{our path: array} of what is recorded one after another by effdet's names."""
+    """{path: array} of what is recorded one after another by effdet's names."""
     tensors = read_weights(GOLDENS / "weights.safetensors").tensors
     names = sorted(name for name in tensors if ("running" in name) == statistics)
     ends = np.cumsum([tensors[name].size for name in names])
     parts = np.split(golden()[2][key], ends)
     assert parts.pop().size == 0
-    theirs = {name: part.reshape(tensors[name].shape) for name, part in zip(names, parts)}
+    recorded = {name: part.reshape(tensors[name].shape) for name, part in zip(names, parts)}
     return {
-        rule.ours: rule.to_ours([theirs[name] for name in rule.theirs])
+        rule.path: rule.from_source([recorded[name] for name in rule.names])
         for rule in RULES["effdet"](golden()[0])
-        if rule.theirs[0] in theirs
+        if rule.names[0] in recorded
     }
 
 

@@ -134,7 +134,7 @@ def _read_ours(path: str) -> _Source:
     if is_folder(path):
         spec, class_names, variables = read_folder(path)
         origin, metrics = folder_notes(path)
-        notes = [f"a folder of ours. {origin}"]
+        notes = [f"a folder of effdet_jax. {origin}"]
         return _Source(spec, class_names, True, variables, origin, metrics, notes)
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
@@ -146,7 +146,7 @@ def _read_ours(path: str) -> _Source:
         f"Trained by effdet_jax for {metadata.step} steps on "
         f"'{os.path.basename(os.path.normpath(str(trained_on)))}'; moving averages."
     )
-    notes = [f"a training run of ours, step {metadata.step}, moving averages"]
+    notes = [f"a training run of effdet_jax, step {metadata.step}, moving averages"]
     return _Source(
         metadata.spec, detector.class_names, True, variables, origin, metadata.metrics, notes
     )
@@ -232,15 +232,15 @@ def _verify(source: _Source, path: str, raw: bool) -> int:
     else:
         side = 2**source.spec.max_level
         reference = live_reference(source.spec, source.variables, (side, side))
-    ours = run_layers(source.spec, source.variables, reference.images)
-    rows = compare(ours, reference)
+    layers = run_layers(source.spec, source.variables, reference.images)
+    rows = compare(layers, reference)
     if not rows:
         raise ConversionError(f"'{path}' has no layer of this model")
     print(f"parity     with {reference.name}, {len(rows)} layers, input {reference.images.shape}")
     print(table(rows))
     differing = [row.layer for row in rows if not row.equal]
     if all(f"box P{level}" in reference.layers for level in source.spec.levels):
-        equal, total, distance = compare_detections(source.spec, ours, reference)
+        equal, total, distance = compare_detections(source.spec, layers, reference)
         print(f"detections {equal} of {total} equal, boxes within {distance:.2g} px")
         differing += ["detections"] * (equal != total)
     print("result     " + (f"DIFFERS: {', '.join(differing)}" if differing else "equal"))

@@ -1,4 +1,4 @@
-"""Weights of other programs ↔ detectors of ours: which model they are, and their variables."""
+"""Weights of other programs → a detector: which model they are, and its variables."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from effdet_jax.convert.rules import (
     Rule,
     abstract_shapes,
     flatten,
-    to_ours,
+    to_variables,
     unflatten,
 )
 from effdet_jax.model.detector import Detector
@@ -77,7 +77,7 @@ def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], 
             except ValueError as error:
                 raise ConversionError(str(error)) from error
             rules = list(RULES[weights.kind](spec))
-            names = {theirs for rule in rules for theirs in rule.theirs}
+            names = {name for rule in rules for name in rule.names}
             wrong = len(names ^ set(weights.tensors))
             differing[spec] = wrong or _wrong_widths(weights, rules, spec)
     fewest = min(differing.values())
@@ -95,20 +95,20 @@ def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
         "params/class_head/conv_0/pointwise/kernel": spec.pyramid_width,
     }
     found = {
-        rule.ours: rule.to_ours([weights.tensors[name] for name in rule.theirs]).shape[-1]
+        rule.path: rule.from_source([weights.tensors[name] for name in rule.names]).shape[-1]
         for rule in rules
-        if rule.ours in expected
+        if rule.path in expected
     }
     return sum(found[path] != width for path, width in expected.items())
 
 
 def _num_classes(weights: Weights, spec: ModelSpec) -> int:
     path = f"params/{_HEAD}pointwise/bias"
-    rule = next(rule for rule in RULES[weights.kind](spec) if rule.ours == path)
-    bias = weights.tensors.get(rule.theirs[0])
+    rule = next(rule for rule in RULES[weights.kind](spec) if rule.path == path)
+    bias = weights.tensors.get(rule.names[0])
     if bias is None or len(bias) % spec.anchors_per_cell:
         raise ConversionError(
-            f"'{weights.path}': the class head's bias '{rule.theirs[0]}' is "
+            f"'{weights.path}': the class head's bias '{rule.names[0]}' is "
             + ("missing" if bias is None else f"{len(bias)} long, no multiple of 9 anchors")
         )
     return len(bias) // spec.anchors_per_cell
@@ -139,7 +139,7 @@ def backbone_variables(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return to_ours(weights.tensors, RULES[weights.kind](spec), shapes)
+        return to_variables(weights.tensors, RULES[weights.kind](spec), shapes)
     except ConversionError as error:
         what, looks = spec.backbone, ""
         if weights.kind not in BACKBONES:

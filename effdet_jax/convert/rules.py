@@ -22,28 +22,28 @@ class ConversionError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One of our tensors and where it comes from.
+    """One variable and where its values are in the source.
 
     Attributes:
-      ours: path here, 'params/backbone/stem_conv/kernel'.
-      theirs: its names there; more than one are scalars that make up a vector.
-      axes: order of their axes here, () where it is the same.
+      path: of the variable, 'params/backbone/stem_conv/kernel'.
+      names: of its tensors in the source; more than one are scalars that make up a vector.
+      axes: the source's axes in the variable's order, () where it is the same.
     """
 
-    ours: str
-    theirs: tuple[str, ...]
+    path: str
+    names: tuple[str, ...]
     axes: tuple[int, ...] = ()
 
-    def to_ours(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Their arrays as one of ours: float32, contiguous."""
-        array = np.stack(arrays) if len(self.theirs) > 1 else arrays[0]
+    def from_source(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """The variable from the source's arrays, one per name: float32, contiguous."""
+        array = np.stack(arrays) if len(self.names) > 1 else arrays[0]
         if self.axes and array.ndim == len(self.axes):
             array = array.transpose(self.axes)
         return np.array(array, np.float32, order="C")
 
-    def to_theirs(self, array: np.ndarray) -> list[np.ndarray]:
+    def to_source(self, array: np.ndarray) -> list[np.ndarray]:
         """The inverse: one array per name, contiguous."""
-        if len(self.theirs) > 1:
+        if len(self.names) > 1:
             return [np.array(part) for part in array]
         if self.axes:
             array = array.transpose(np.argsort(self.axes))
@@ -65,25 +65,25 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
-def to_ours(
+def to_variables(
     tensors: Mapping[str, np.ndarray], rules: Iterable[Rule], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Variables `{'params': …, 'batch_stats': …}` of float32 arrays from another's tensors.
+    """Variables `{'params': …, 'batch_stats': …}` of float32 arrays from a source's tensors.
 
     Args:
       tensors: source tensors by name.
       rules: one per variable.
-      expected: {our path: shape}, as from `abstract_shapes`.
+      expected: {path: shape}, as from `abstract_shapes`.
 
     Raises:
       ConversionError: anything missing, left over or misshapen, on either side.
     """
     rules = list(rules)
-    named = {name for rule in rules for name in rule.theirs}
+    named = {name for rule in rules for name in rule.names}
     problems = [
-        f"missing in the source: {name} (for {rule.ours})"
+        f"missing in the source: {name} (for {rule.path})"
         for rule in rules
-        for name in rule.theirs
+        for name in rule.names
         if name not in tensors
     ]
     problems += [
@@ -91,18 +91,18 @@ def to_ours(
         for name in tensors
         if name not in named
     ]
-    unfilled = sorted(set(expected) - {rule.ours for rule in rules})
+    unfilled = sorted(set(expected) - {rule.path for rule in rules})
     problems += [f"no rule fills: {path}" for path in unfilled]
     flat = {}
     for rule in rules:
-        if any(name not in tensors for name in rule.theirs):
+        if any(name not in tensors for name in rule.names):
             continue
-        array = rule.to_ours([tensors[name] for name in rule.theirs])
-        shape = tuple(expected[rule.ours].shape)
+        array = rule.from_source([tensors[name] for name in rule.names])
+        shape = tuple(expected[rule.path].shape)
         if array.shape != shape:
-            there = tuple(tensors[rule.theirs[0]].shape)
-            problems.append(f"{rule.theirs[0]} is {there}, {rule.ours} needs {shape}")
-        flat[rule.ours] = array
+            there = tuple(tensors[rule.names[0]].shape)
+            problems.append(f"{rule.names[0]} is {there}, {rule.path} needs {shape}")
+        flat[rule.path] = array
     if problems:
         raise ConversionError(
             f"{len(problems)} of {len(rules)} tensors don't fit this model:\n  {listed(problems)}"
@@ -110,20 +110,20 @@ def to_ours(
     return unflatten(flat)
 
 
-def to_theirs(variables: Mapping[str, Any], rules: Iterable[Rule]) -> dict[str, np.ndarray]:
-    """Tensors by their names; the inverse of `to_ours`, bit for bit.
+def to_tensors(variables: Mapping[str, Any], rules: Iterable[Rule]) -> dict[str, np.ndarray]:
+    """The source's tensors by name; the inverse of `to_variables`, bit for bit.
 
     Raises:
       ConversionError: a variable has no rule, or a rule no variable.
     """
     flat, rules = flatten(variables), list(rules)
-    if wrong := sorted(set(flat) ^ {rule.ours for rule in rules}):
+    if wrong := sorted(set(flat) ^ {rule.path for rule in rules}):
         raise ConversionError(
             f"{len(wrong)} variables have no counterpart there:\n  {listed(wrong)}"
         )
     tensors = {}
     for rule in rules:
-        tensors |= zip(rule.theirs, rule.to_theirs(np.asarray(flat[rule.ours])))
+        tensors |= zip(rule.names, rule.to_source(np.asarray(flat[rule.path])))
     return tensors
 
 

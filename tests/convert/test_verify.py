@@ -81,13 +81,13 @@ def test_the_official_checkpoint_gives_its_recorded_activations(raw):
     reference = recorded_reference(folder / "ref.npz", spec, raw=raw)
     assert len(reference.layers) == (10 if raw else 3 + 2 + 15 + 10)
     variables = detector_variables(weights, spec)
-    ours = run_layers(spec, variables, reference.images)
-    rows = compare(ours, reference)
+    found = run_layers(spec, variables, reference.images)
+    rows = compare(found, reference)
     assert max(row.relative for row in rows) < 1e-4
     # meta.json: an input noise of 1e-6 moves a logit by up to 2.44e-4. Our logits and TensorFlow's
     # are at most so far from those in float64 (2.44e-4 and 1.84e-4, both at P7), to either side.
     assert max(row.absolute for row in rows if row.layer[:3] in ("cla", "box")) < 5e-4
-    equal, total, distance = compare_detections(spec, ours, reference)
+    equal, total, distance = compare_detections(spec, found, reference)
     assert equal == total == 200 and distance < 0.05
 
 
@@ -127,12 +127,12 @@ def test_parity_with_effdet_live(name, changes):
     variables = lively_variables(spec)
     side = 2**spec.max_level
     reference = live_reference(spec, variables, (side, 2 * side))
-    ours = run_layers(spec, variables, reference.images)
-    rows = compare(ours, reference)
+    found = run_layers(spec, variables, reference.images)
+    rows = compare(found, reference)
     levels = len(spec.levels)
     assert len(rows) == 3 + (levels - 3) + levels * spec.pyramid_cells + 2 * levels
     assert all(row.equal for row in rows), table(rows)
-    equal, total, distance = compare_detections(spec, ours, reference)
+    equal, total, distance = compare_detections(spec, found, reference)
     assert equal == total == 100 and distance < 0.1
     print(f"\n{name} {changes}\n{table(rows)}\n{equal} of {total}, {distance}")
 

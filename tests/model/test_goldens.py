@@ -145,14 +145,14 @@ def test_running_statistics_after_the_step():
     found = traverse_util.flatten_dict(training_step_in_float64()[2], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
-        if not rule.ours.startswith("batch_stats/"):
+        if not rule.path.startswith("batch_stats/"):
             continue
-        expected = rule.to_ours([after[rule.theirs[0]]])
-        if rule.ours.startswith("batch_stats/backbone/"):
+        expected = rule.from_source([after[rule.names[0]]])
+        if rule.path.startswith("batch_stats/backbone/"):
             # effdet leaves its backbone at timm's momentum, which takes 0.1 of the batch where the
             # reference (and effdet elsewhere) takes 0.01: a tenth of the way it went.
-            expected = before[rule.ours] + 0.1 * (expected - before[rule.ours])
-        assert_close(found[rule.ours], expected, rule.ours)
+            expected = before[rule.path] + 0.1 * (expected - before[rule.path])
+        assert_close(found[rule.path], expected, rule.path)
         compared += 1
     assert compared == len(after) == 216
 
@@ -178,11 +178,11 @@ def test_gradient_of_every_parameter():
     found = traverse_util.flatten_dict(training_step_in_float64()[3], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
-        if rule.ours not in found:
+        if rule.path not in found:
             continue
-        expected = rule.to_ours([gradients[rule.theirs[0]]])
-        error = np.abs(found[rule.ours] - expected).max()
-        assert error <= noise_floor(rule.ours, expected), f"{rule.ours}: {error:.2e}"
+        expected = rule.from_source([gradients[rule.names[0]]])
+        error = np.abs(found[rule.path] - expected).max()
+        assert error <= noise_floor(rule.path, expected), f"{rule.path}: {error:.2e}"
         compared += 1
     assert compared == len(gradients) == len(found) == 460
 
