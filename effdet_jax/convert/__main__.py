@@ -4,7 +4,7 @@ python -m effdet_jax.convert SOURCE DESTINATION
 
 SOURCE is google/automl's checkpoint, PyTorch effdet's `.pth` or `.safetensors`, a Keras `.h5`, a
 workdir of a training run or a folder this command wrote. DESTINATION is a folder for `ed.load`, or
-a file: `.pth` and `.safetensors` for effdet, `.npz` with google/automl's names.
+a file: `.safetensors` for effdet, `.npz` with google/automl's names.
 """
 
 import dataclasses
