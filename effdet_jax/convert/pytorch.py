@@ -6,7 +6,7 @@ The names are facts of effdet 0.4 and timm 1.0; a kernel's layout is PyTorch's: 
 from collections.abc import Iterator
 
 from effdet_jax.convert.rules import Rule
-from effdet_jax.model.efficientnet import block_specs
+from effdet_jax.model.efficientnet import block_specs, uses_squeeze_excite
 from effdet_jax.model.graphs import bifpn
 from effdet_jax.spec import ModelSpec
 
@@ -47,7 +47,7 @@ def backbone_rules(spec: ModelSpec, prefix: str = "") -> Iterator[Rule]:
             yield from _batch_norm(
                 f"{path}/{our_name.replace('conv', 'bn')}", f"{source}.bn{number}"
             )
-        if "lite" not in spec.backbone:
+        if uses_squeeze_excite(spec.backbone):
             for name in ("reduce", "expand"):
                 yield from _conv(f"{path}/se/{name}", f"{source}.se.conv_{name}", bias=True)
 

@@ -7,7 +7,7 @@ TensorFlow's: HWIO, depthwise [k, k, C, 1].
 from collections.abc import Iterator
 
 from effdet_jax.convert.rules import Rule
-from effdet_jax.model.efficientnet import block_specs
+from effdet_jax.model.efficientnet import block_specs, uses_squeeze_excite
 from effdet_jax.model.graphs import bifpn
 from effdet_jax.spec import ModelSpec
 
@@ -47,7 +47,7 @@ def backbone_rules(spec: ModelSpec, *, tf2: bool = False) -> Iterator[Rule]:
         path = f"backbone/block_{index}"
         source = f"{top}/_blocks/{index}" if tf2 else f"{top}/blocks_{index}"
         yield from _block(path, source, expands=block.expansion != 1, tf2=tf2)
-        if "lite" not in spec.backbone:
+        if uses_squeeze_excite(spec.backbone):
             for number, name in enumerate(("reduce", "expand")):
                 se = f"_se/_se_{name}" if tf2 else f"se/{_CONV}{_suffix(number)}"
                 yield from _conv(f"{path}/se/{name}", f"{source}/{se}", bias=True)

@@ -61,7 +61,7 @@ def run_layers(
     spec: ModelSpec, variables: Mapping[str, Any], images: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The layers of `Detector(spec)` under the names of `Reference.layers`."""
-    run = _run_with_intermediates(dataclasses.replace(spec, image_size=images.shape[1:3]))
+    run = _network_with_layers(dataclasses.replace(spec, image_size=images.shape[1:3]))
     outputs, extra = run(variables, jnp.asarray(images))
     found = extra["intermediates"]
     layers = {f"backbone P{n}": x for n, x in found["backbone"]["__call__"][0].items()}
@@ -78,11 +78,19 @@ def run_layers(
 
 
 @functools.lru_cache(maxsize=1)
-def _run_with_intermediates(spec: ModelSpec) -> Callable[..., Any]:
-    wanted = ("EfficientNet", "PyramidCell", "Resample")
+def _network_with_layers(spec: ModelSpec) -> Callable[..., Any]:
+    wanted = {
+        ("backbone",),
+        *(("pyramid", f"P{level}") for level in spec.levels),
+        *(("pyramid", f"cell_{cell}") for cell in range(spec.pyramid_cells)),
+    }
     return jax.jit(
         lambda variables, x: Detector(spec).apply(
-            variables, x, capture_intermediates=lambda module, _: type(module).__name__ in wanted
+            variables,
+            x,
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and module.path in wanted
+            ),
         )
     )
 

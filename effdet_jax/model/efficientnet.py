@@ -73,6 +73,11 @@ def stem_features(backbone: str) -> int:
     return round_features(STEM_FEATURES, width)
 
 
+def uses_squeeze_excite(backbone: str) -> bool:
+    """Whether its blocks have a channel attention; Lite's don't."""
+    return "lite" not in backbone
+
+
 def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
     """All blocks of a backbone in order.
 
