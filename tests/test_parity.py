@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from effdet_jax.convert.detectors import RULES, detector_variables
+from effdet_jax.convert.detectors import detector_variables, rules_for
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.verify import run_layers
 from effdet_jax.detection.heads import Outputs
@@ -213,7 +213,7 @@ def in_our_layout(key: str, *, statistics: bool) -> dict[str, np.ndarray]:
     recorded = {name: part.reshape(tensors[name].shape) for name, part in zip(names, parts)}
     return {
         rule.path: rule.from_source([recorded[name] for name in rule.names])
-        for rule in RULES["effdet"](golden()[0])
+        for rule in rules_for("effdet", golden()[0])
         if rule.names[0] in recorded
     }
 

@@ -1,7 +1,7 @@
 """Name and layout rules between two checkpoints, and their strict application both ways."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,27 @@ class Rule:
         if self.axes:
             array = array.transpose(np.argsort(self.axes))
         return [np.array(array, order="C")]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneNames:
+    """How other programs name the weights of a family of backbones.
+
+    Attributes:
+      variants: the family's backbones, as in `ModelSpec.backbone`.
+      rules: by kind of weights: backbone → a rule per tensor.
+      imagenet: kinds that hold such a backbone alone, each with the name, or the end of it after a
+        '/', of a tensor that all of the kind and no others have.
+      classifier: pattern of an ImageNet classifier's tensors, which no detector has.
+      widths: backbone → {path of a kernel: its output channels}, enough to tell backbones apart
+        whose tensors have the same names.
+    """
+
+    variants: Container[str]
+    rules: Mapping[str, Callable[[str], Iterable[Rule]]]
+    imagenet: Mapping[str, str]
+    classifier: str
+    widths: Callable[[str], Mapping[str, int]]
 
 
 def abstract_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:

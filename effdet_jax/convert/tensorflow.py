@@ -1,23 +1,19 @@
 """google/automl's checkpoints, of its TF1 and its TF2 code, as variables of this model.
 
-The names are facts of google/automl's efficientdet and efficientnet code; a kernel's layout is
-TensorFlow's: HWIO, depthwise [k, k, C, 1].
+The names are facts of google/automl's efficientdet code.
 """
 
 from collections.abc import Iterator
 
+from effdet_jax.convert.backbones import backbone_rules
+from effdet_jax.convert.layouts import (
+    tensorflow_batch_norm,
+    tensorflow_conv,
+    tensorflow_depthwise,
+)
 from effdet_jax.convert.rules import Rule
-from effdet_jax.model.efficientnet import block_specs, uses_squeeze_excite
 from effdet_jax.model.graphs import bifpn
 from effdet_jax.spec import ModelSpec
-
-BATCH_NORM = {
-    ("params", "scale"): "gamma",
-    ("params", "bias"): "beta",
-    ("batch_stats", "mean"): "moving_mean",
-    ("batch_stats", "var"): "moving_variance",
-}
-_CONV, _BN = "conv2d", "tpu_batch_normalization"
 
 
 def automl_rules(spec: ModelSpec) -> Iterator[Rule]:
@@ -31,41 +27,10 @@ def automl_tf2_rules(spec: ModelSpec) -> Iterator[Rule]:
 
 
 def _rules(spec: ModelSpec, *, tf2: bool) -> Iterator[Rule]:
-    yield from backbone_rules(spec, tf2=tf2)
+    yield from backbone_rules("automl-tf2" if tf2 else "automl", spec.backbone)
     yield from _pyramid(spec, tf2)
     for path, kind in (("class_head", "class"), ("box_head", "box")):
         yield from _head(spec, path, kind, tf2)
-
-
-def backbone_rules(spec: ModelSpec, *, tf2: bool = False) -> Iterator[Rule]:
-    """The backbone's part, also of an ImageNet checkpoint of google/automl's EfficientNet."""
-    top = "backbone" if tf2 else spec.backbone
-    names = ("_stem/_conv_stem", "_stem/_bn") if tf2 else (f"stem/{_CONV}", f"stem/{_BN}")
-    yield from _conv("backbone/stem_conv", f"{top}/{names[0]}")
-    yield from _batch_norm("backbone/stem_bn", f"{top}/{names[1]}")
-    for index, block in enumerate(block_specs(spec.backbone)):
-        path = f"backbone/block_{index}"
-        source = f"{top}/_blocks/{index}" if tf2 else f"{top}/blocks_{index}"
-        yield from _block(path, source, expands=block.expansion != 1, tf2=tf2)
-        if uses_squeeze_excite(spec.backbone):
-            for number, name in enumerate(("reduce", "expand")):
-                se = f"_se/_se_{name}" if tf2 else f"se/{_CONV}{_suffix(number)}"
-                yield from _conv(f"{path}/se/{name}", f"{source}/{se}", bias=True)
-
-
-def _block(path: str, source: str, *, expands: bool, tf2: bool) -> Iterator[Rule]:
-    # TF1 counts layers by kind in the order they were made; TF2's first BN is _bn1 if none expands.
-    layers = [("depthwise", "depthwise_conv2d"), ("project", _CONV)]
-    if expands:
-        layers = [("expand", _CONV), layers[0], ("project", f"{_CONV}_1")]
-    for number, (layer, conv) in enumerate(layers):
-        conv = f"_{layer}_conv" if tf2 else conv
-        bn = f"_bn{number + (not expands)}" if tf2 else f"{_BN}{_suffix(number)}"
-        if layer == "depthwise":
-            yield _depthwise(f"{path}/depthwise_conv", f"{source}/{conv}")
-        else:
-            yield from _conv(f"{path}/{layer}_conv", f"{source}/{conv}")
-        yield from _batch_norm(f"{path}/{layer}_bn", f"{source}/{bn}")
 
 
 def _suffix(number: int) -> str:
@@ -94,7 +59,7 @@ def _pyramid(spec: ModelSpec, tf2: bool) -> Iterator[Rule]:
                 yield Rule(f"params/{path}/fusion/weights", tuple(weights))
             after = f"{source}/op_after_combine" + ("" if tf2 else str(known))
             yield from _separable(f"{path}/conv", f"{after}/{'conv_op' if tf2 else 'conv'}")
-            yield from _batch_norm(f"{path}/bn", f"{after}/bn")
+            yield from tensorflow_batch_norm(f"{path}/bn", f"{after}/bn")
 
 
 def _head(spec: ModelSpec, path: str, kind: str, tf2: bool) -> Iterator[Rule]:
@@ -106,32 +71,16 @@ def _head(spec: ModelSpec, path: str, kind: str, tf2: bool) -> Iterator[Rule]:
         yield from _separable(f"{path}/conv_{repeat}", f"{net}/{conv}")
         for number, level in enumerate(spec.levels):
             bn = f"bns/{repeat}/{number}" if tf2 else f"{kind}-{repeat}-bn-{level}"
-            yield from _batch_norm(f"{path}/bn_{repeat}_P{level}", f"{net}/{bn}")
+            yield from tensorflow_batch_norm(f"{path}/bn_{repeat}_P{level}", f"{net}/{bn}")
     yield from _separable(f"{path}/predict", f"{net}/{predict}")
 
 
 def _resample(path: str, source: str) -> Iterator[Rule]:
-    yield from _conv(f"{path}/conv", f"{source}/conv2d", bias=True)
-    yield from _batch_norm(f"{path}/bn", f"{source}/bn")
+    yield from tensorflow_conv(f"{path}/conv", f"{source}/conv2d", bias=True)
+    yield from tensorflow_batch_norm(f"{path}/bn", f"{source}/bn")
 
 
 def _separable(path: str, source: str) -> Iterator[Rule]:
-    yield _depthwise(f"{path}/depthwise", source)
+    yield tensorflow_depthwise(f"{path}/depthwise", source)
     yield Rule(f"params/{path}/pointwise/kernel", (f"{source}/pointwise_kernel",))
     yield Rule(f"params/{path}/pointwise/bias", (f"{source}/bias",))
-
-
-def _depthwise(path: str, source: str) -> Rule:
-    # [k, k, C, 1] → [k, k, 1, C].
-    return Rule(f"params/{path}/kernel", (f"{source}/depthwise_kernel",), axes=(0, 1, 3, 2))
-
-
-def _conv(path: str, source: str, *, bias: bool = False) -> Iterator[Rule]:
-    yield Rule(f"params/{path}/kernel", (f"{source}/kernel",))
-    if bias:
-        yield Rule(f"params/{path}/bias", (f"{source}/bias",))
-
-
-def _batch_norm(path: str, source: str) -> Iterator[Rule]:
-    for (collection, our_name), their_name in BATCH_NORM.items():
-        yield Rule(f"{collection}/{path}/{our_name}", (f"{source}/{their_name}",))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from effdet_jax.convert.detectors import RULES, detector_variables
+from effdet_jax.convert.detectors import detector_variables, rules_for
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError, flatten, to_tensors
 from effdet_jax.spec import ModelSpec
@@ -57,7 +57,7 @@ def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dic
             "google/automl's models pad 'same' and have a bias before each batch normalisation; "
             f"this one pads '{spec.padding}'"
         )
-    tensors = to_tensors(jax.device_get(variables), RULES[kind](spec))
+    tensors = to_tensors(jax.device_get(variables), rules_for(kind, spec))
     if kind == "effdet":
         # PyTorch counts batches, and loads strictly only with the counts there.
         counters = [name for name in tensors if name.endswith(".running_mean")]

@@ -13,7 +13,7 @@ from effdet_jax.checkpoint import CheckpointError, find_checkpoint, load_model
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import is_folder, read_folder
-from effdet_jax.convert.readers import BACKBONES, read_weights
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
 
@@ -59,7 +59,7 @@ def load_initial(path: str, model: Detector) -> Any:
         return jax.device_get(load(path)[1])
     weights = read_weights(path)
     print("\n".join(f"init       {note}" for note in weights.notes), end="\n" * bool(weights.notes))
-    if weights.kind in BACKBONES:
+    if weights.backbone_only:
         return backbone_variables(weights, model.spec)
     found = guess_spec(weights, model.spec.name)
     same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}

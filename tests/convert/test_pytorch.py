@@ -1,6 +1,6 @@
 import pytest
 
-from effdet_jax.convert.pytorch import backbone_rules, effdet_rules
+from effdet_jax.convert.pytorch import effdet_rules
 from effdet_jax.convert.rules import abstract_shapes
 from effdet_jax.spec import PYTORCH, model_spec
 
@@ -25,8 +25,3 @@ def test_rules_without_redundant_biases(name):
     nodes = spec.pyramid_cells * 8
     assert len(dropped) == 6 + nodes + 2 * spec.head_depth
     assert all(path.endswith("/bias") for path in dropped)
-
-
-def test_a_backbone_alone_has_names_without_prefix():
-    names = [rule.names[0] for rule in backbone_rules(model_spec("efficientdet-d0"))]
-    assert names[0] == "conv_stem.weight" and "blocks.1.0.se.conv_reduce.bias" in names
