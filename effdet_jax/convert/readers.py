@@ -103,7 +103,10 @@ def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
             "TensorFlow's ('.index' and '.data-…' files)"
         )
     if not os.path.exists(path):
-        raise ConversionError(f"there is no '{path}': neither a file, nor a checkpoint's prefix")
+        raise ConversionError(
+            f"there is no '{path}': no such file or folder in {os.getcwd()}, and no TensorFlow "
+            "checkpoint of that prefix ('.index' and '.data-…' files)"
+        )
     if not os.path.getsize(path):
         raise ConversionError(f"'{path}' is empty")
     if path.endswith((".h5", ".hdf5")):

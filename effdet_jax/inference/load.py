@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from effdet_jax.checkpoint import CheckpointError, find_checkpoint, load_model
-from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.checkpoint import is_checkpoint, restore_model
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import is_folder, read_folder
 from effdet_jax.convert.readers import read_weights
@@ -37,25 +37,23 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike = jnp.float32) -> tuple[De
         path = _download(path)
     if is_folder(path):
         spec, class_names, variables = read_folder(path)
-    elif is_ours(path):
-        return load_model(path, dtype=dtype)
+    elif is_checkpoint(path):
+        return restore_model(path, dtype=dtype)
     else:
         weights = read_weights(path)
         spec = guess_spec(weights)
-        class_names, variables = (
-            default_class_names(spec.num_classes),
-            detector_variables(weights, spec),
-        )
+        class_names = ClassNames.numbered(spec.num_classes)
+        variables = detector_variables(weights, spec)
     return Detector(spec, class_names, dtype), jax.device_put(variables)
 
 
-def load_initial(path: str, model: Detector) -> Any:
+def read_initial_variables(path: str, model: Detector) -> Any:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
 
     Raises:
       CheckpointError, ConversionError: there are none, or they are of another model.
     """
-    if path.startswith(HUB) or is_folder(path) or is_ours(path):
+    if path.startswith(HUB) or is_folder(path) or is_checkpoint(path):
         return jax.device_get(load(path)[1])
     weights = read_weights(path)
     print("\n".join(f"init       {note}" for note in weights.notes), end="\n" * bool(weights.notes))
@@ -69,22 +67,6 @@ def load_initial(path: str, model: Detector) -> Any:
             f"pads '{model.spec.padding}': it sees their features shifted by a pixel"
         )
     return detector_variables(weights, dataclasses.replace(model.spec, **same))
-
-
-def default_class_names(num_classes: int) -> ClassNames:
-    """COCO's for 90 classes; 'class 1' … otherwise."""
-    if num_classes == len(COCO):
-        return COCO
-    return ClassNames.from_names([f"class {number}" for number in range(1, num_classes + 1)])
-
-
-def is_ours(path: str) -> bool:
-    """Whether it is a workdir or folder of checkpoints, or nothing that exists at all."""
-    try:
-        find_checkpoint(path).close()
-    except CheckpointError:
-        return not (os.path.exists(path) or os.path.isfile(f"{path}.index"))
-    return True
 
 
 def _download(path: str) -> str:
