@@ -100,21 +100,7 @@ def to_variables(
       ConversionError: anything missing, left over or misshapen, on either side.
     """
     rules = list(rules)
-    named = {name for rule in rules for name in rule.names}
-    problems = [
-        f"missing in the source: {name} (for {rule.path})"
-        for rule in rules
-        for name in rule.names
-        if name not in tensors
-    ]
-    problems += [
-        f"not in this model: {name} {tuple(tensors[name].shape)}"
-        for name in tensors
-        if name not in named
-    ]
-    unfilled = sorted(set(expected) - {rule.path for rule in rules})
-    problems += [f"no rule fills: {path}" for path in unfilled]
-    flat = {}
+    problems, flat = _unmatched(tensors, rules, expected), {}
     for rule in rules:
         if any(name not in tensors for name in rule.names):
             continue
@@ -129,6 +115,27 @@ def to_variables(
             f"{len(problems)} of {len(rules)} tensors don't fit this model:\n  {listed(problems)}"
         )
     return unflatten(flat)
+
+
+def _unmatched(
+    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], expected: Mapping[str, Any]
+) -> list[str]:
+    """A line per tensor that only one of source, rules and model knows."""
+    named = {name: rule.path for rule in rules for name in rule.names}
+    unfilled = sorted(set(expected) - {rule.path for rule in rules})
+    return [
+        *(
+            f"missing in the source: {name} (for {path})"
+            for name, path in named.items()
+            if name not in tensors
+        ),
+        *(
+            f"not in this model: {name} {tuple(tensors[name].shape)}"
+            for name in tensors
+            if name not in named
+        ),
+        *(f"no rule fills: {path}" for path in unfilled),
+    ]
 
 
 def to_tensors(variables: Mapping[str, Any], rules: Iterable[Rule]) -> dict[str, np.ndarray]:

@@ -225,6 +225,17 @@ def live_reference(
     Raises:
       ConversionError: torch and effdet aren't installed, or have no such model.
     """
+    network = _effdet_network(spec, variables, size)
+    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
+    layers = {
+        f"{part} P{level}": _with_anchors(spec, part, x.numpy().transpose(0, 2, 3, 1))
+        for part, levels, features in _effdet_layers(network, spec.levels, images)
+        for level, x in zip(levels, features)
+    }
+    return Reference("effdet", images, layers)
+
+
+def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int]) -> Any:
     try:
         import torch
         from effdet import EfficientDet, get_efficientdet_config
@@ -243,25 +254,25 @@ def live_reference(
     network = EfficientDet(config, pretrained_backbone=False).eval()
     tensors = tensors_for("effdet", spec, variables)
     network.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()}, strict=True)
+    return network
 
-    layers: dict[str, np.ndarray] = {}
 
-    def keep(part: str, levels: Sequence[int], features: Sequence[Any]):
-        for level, x in zip(levels, features):
-            array = x.detach().numpy().transpose(0, 2, 3, 1)
-            layers[f"{part} P{level}"] = _with_anchors(spec, part, array)
+def _effdet_layers(
+    network: Any, levels: Sequence[int], images: np.ndarray
+) -> list[tuple[str, Sequence[int], Sequence[Any]]]:
+    """(part, its levels, a tensor [B, C, h, w] for each) of effdet's network in order."""
+    import torch
 
-    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
     with torch.no_grad():
         features = network.backbone(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-        keep("backbone", spec.levels, features)
         known = len(features)
+        layers = [("backbone", levels[:known], tuple(features))]
         for resample in network.fpn.resample.values():
             features.append(resample(features[-1]))
-        keep("input", spec.levels[known:], features[known:])
+        layers.append(("input", levels[known:], tuple(features[known:])))
         for number, cell in enumerate(network.fpn.cell):
             features = cell(features)
-            keep(f"cell {number}", spec.levels, features)
-        keep("class", spec.levels, network.class_net(features))
-        keep("box", spec.levels, network.box_net(features))
-    return Reference("effdet", images, layers)
+            layers.append((f"cell {number}", levels, tuple(features)))
+        layers.append(("class", levels, network.class_net(features)))
+        layers.append(("box", levels, network.box_net(features)))
+    return layers
