@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.pipeline import Augmentation
-from effdet_jax.data.source import Source
-from effdet_jax.data.synthetic import Shapes
-from effdet_jax.data.tfds import TfdsSource
+from effdet_jax.data import source as sources
+from effdet_jax.data.augment import check_ops
+from effdet_jax.data.example import Source
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.errors import UserError
 from effdet_jax.spec import ModelSpec, model_spec
 
@@ -59,7 +58,9 @@ def get_config() -> ConfigDict:
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
-    config.data.source = "coco"  # 'coco' (a COCO-JSON folder), 'tfds' or 'shapes'.
+    config.data.source = (
+        "coco"  # An entry of `SOURCES`: 'coco' (a COCO-JSON folder), 'tfds', 'shapes'.
+    )
     config.data.dir = ""  # The data folder.
     config.data.train_json = ""  # Annotations, if they aren't found by themselves in `dir`.
     config.data.val_json = ""
@@ -77,6 +78,7 @@ def get_config() -> ConfigDict:
     config.data.shapes_val = 200  # and scenes to evaluate on.
 
     config.augment = ConfigDict()
+    config.augment.ops = ("flip", "scale_jitter", "colour")  # Entries of `AUGMENTATIONS`, in order.
     config.augment.scale_min = 0.1
     config.augment.scale_max = 2.0
     config.augment.horizontal_flip = 0.5  # Probabilities.
@@ -179,12 +181,11 @@ def validate(config: ConfigDict):
     """Catches what can be seen before any work is done.
 
     Raises:
-      ConfigError: names the knob, its value and what it may be.
+      ConfigError, AugmentError: names the knob, its value and what it may be.
     """
     choices = {
         "dtype": ("auto", "float32", "bfloat16"),
         "remat": ("none", "blocks", "full"),
-        "data.source": ("coco", "tfds", "shapes"),
         "optim.name": ("sgd", "adamw"),
         "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
         "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
@@ -218,6 +219,7 @@ def validate(config: ConfigDict):
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"
         )
+    check_ops(config.augment.ops)
     low, high = config.augment.scale_min, config.augment.scale_max
     if not 0 < low <= high:
         raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
@@ -268,20 +270,11 @@ def open_source(config: ConfigDict, split: str) -> Source:
     Raises:
       DataError: it can't be used.
     """
-    data = config.data
-    if data.source == "shapes":
-        length = data.shapes_train if split == "train" else data.shapes_val
-        side = (data.shapes_size, data.shapes_size)
-        # Scenes of the two splits never meet: their seeds differ.
-        return Shapes(side, length, seed=int(split == "val"), endless=split == "train")
-    if data.source == "tfds":
-        return TfdsSource(data.dir, data[f"{split}_split"], data.tfds_name)
-    annotations = data[f"{split}_json"] or find_annotations(data.dir, split)
-    return CocoFolder(annotations, data[f"{split}_images"], strict=data.strict)
+    return sources.open_source(config.data.source, split, config.data.to_dict())
 
 
-def augmentation_of(config: ConfigDict) -> Augmentation:
-    return Augmentation(**config.augment)
+def augment_settings(config: ConfigDict, image_size: tuple[int, int]) -> AugmentSettings:
+    return AugmentSettings(image_size, **config.augment)
 
 
 def detect_options(config: ConfigDict) -> dict[str, Any]:

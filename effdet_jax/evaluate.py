@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
 from effdet_jax.cli import define_config_flag, define_process_flags, run
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.distributed.mesh import make_mesh
 from effdet_jax.distributed.processes import connected
 from effdet_jax.evaluation.coco import write_results

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.classes import ClassNames
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.data.source import Source
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.distributed.mesh import (
     evaluation_sharding,
     make_mesh,
@@ -26,9 +27,10 @@ from effdet_jax.evaluation.coco import coco_dataset
 from effdet_jax.evaluation.loop import Evaluation, evaluate, with_rows
 from effdet_jax.inference.predictor import create_detect
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import parameter_masks
 from effdet_jax.run.schedule import Plan
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from effdet_jax.training.step import Step, make_train_step
+from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
+from effdet_jax.training.step import Step, create_train_step
 
 
 def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -101,9 +103,10 @@ def peak_learning_rate(config: ConfigDict) -> float:
     return config.optim.learning_rate * config.batch_size / 64
 
 
-def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
-    return make_optimizer(
+def optimizer_of(config: ConfigDict, model: Detector) -> optax.GradientTransformation:
+    return create_optimizer(
         config.optim.name,
+        **parameter_masks(model),
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
         clip_norm=config.optim.clip_norm,
@@ -120,14 +123,14 @@ def train_step_of(config: ConfigDict, model: Detector, plan: Plan, mesh: Mesh) -
         total_steps=plan.total_steps,
         drop_steps=plan.drop_steps,
     )
-    return make_train_step(
+    return create_train_step(
         model,
-        optimizer_of(config),
+        create_objective(model.spec, config.loss),
+        optimizer_of(config, model),
         rate,
         mesh,
         seed=config.seed,
         ema=config.optim.ema_decay,
-        loss_options=dict(config.loss),
         microbatches=config.microbatches,
     )
 

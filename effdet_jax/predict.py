@@ -18,7 +18,8 @@ from PIL import Image
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.cli import run
-from effdet_jax.data.source import DataError, decode_image
+from effdet_jax.data.example import DataError
+from effdet_jax.data.images import decode_image
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.coco import coco_results, write_results
 from effdet_jax.inference.load import load

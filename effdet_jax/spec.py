@@ -16,8 +16,6 @@ import numpy as np
 from effdet_jax.ops.anchors import anchor_boxes, feature_size
 from effdet_jax.ops.resample import PADDINGS
 
-FUSIONS = ("fast", "softmax", "unbounded", "sum")
-
 # Published D0–D7x were trained and scored with rounded aspects; Lite came after the reference had
 # changed to exact square roots (both as (width, height) factors).
 ROUNDED_ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
@@ -30,14 +28,14 @@ class ModelSpec:
 
     Attributes:
       name: 'efficientdet-d0'.
-      backbone: 'efficientnet-b0' … 'efficientnet-b7', 'efficientnet-lite0' … 'efficientnet-lite4'.
+      backbone: one of `model.detector.BACKBONES`, such as 'efficientnet-b0'.
       image_size: (height, width) in pixels.
       pyramid_width: channels of the pyramid and the heads.
-      pyramid_cells: BiFPN cells.
+      pyramid_cells: how many times the pyramid's graph is repeated.
       head_depth: convolutions before each prediction.
       min_level, max_level: finest and coarsest pyramid level; the stride of level l is 2**l.
-      fusion: one of `FUSIONS`.
-      activation: 'swish' or 'relu6'.
+      fusion: how nodes merge their inputs, one of `model.merge.MERGES`.
+      activation: one of `ops.normalization.ACTIVATIONS`.
       num_classes: K; there is no background class.
       octaves, aspects, anchor_scale: see `ops.anchors.anchor_boxes`.
       mean, std: per RGB channel, on the 0–255 scale; a network sees (image - mean) / std.
@@ -46,6 +44,11 @@ class ModelSpec:
       padding: of strided windows, one of `ops.resample.PADDINGS`.
       redundant_bias: whether convolutions before a batch normalisation have a bias.
       backbone_epsilon: of the backbone's batch normalisations; 1e-3 everywhere else.
+      pyramid: graph of a cell, one of `model.graphs.PYRAMIDS`.
+      laterals: where backbone levels get the pyramid's width, one of `model.pyramid.LATERALS`.
+      conv: kind of the pyramid's and the heads' convolutions, one of
+        `layers.convolution.CONVOLUTIONS`.
+      objective: heads, targets, loss and decoding, one of `detection.objective.OBJECTIVES`.
     """
 
     name: str
@@ -69,10 +72,12 @@ class ModelSpec:
     padding: str = "same"
     redundant_bias: bool = True
     backbone_epsilon: float = 1e-3
+    pyramid: str = "bifpn"
+    laterals: str = "node"
+    conv: str = "separable"
+    objective: str = "retina"
 
     def __post_init__(self):
-        if self.fusion not in FUSIONS:
-            raise ValueError(f"fusion '{self.fusion}' is unknown; there are {', '.join(FUSIONS)}")
         if self.padding not in PADDINGS:
             raise ValueError(
                 f"padding '{self.padding}' is unknown; there are {', '.join(PADDINGS)}"

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from effdet_jax import config as configs
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag, run
-from effdet_jax.model.counts import PARTS, summarize
+from effdet_jax.model.counts import summarize
 from effdet_jax.spec import ModelSpec
 
 
@@ -44,7 +44,7 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
         title,
         f"{'':12s}{'parameters':>14s}{'multiply-adds':>18s}",
     ]
-    for part in (*PARTS, "total"):
+    for part in summary["parameters"]:
         lines.append(
             f"{part:12s}{summary['parameters'][part]:14,d}{summary['multiply_adds'][part]:18,d}"
         )

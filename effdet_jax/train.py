@@ -23,8 +23,8 @@ from PIL import Image
 from effdet_jax import cli
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import BEST, LAST, Checkpoints, Metadata
+from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.pipeline import train_batches
-from effdet_jax.data.source import DataError, Source
 from effdet_jax.distributed.mesh import place_batch, process_share
 from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.evaluation.loop import Evaluation
@@ -122,7 +122,7 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     """State, compiled step, loop: the second half of `train`."""
     config, model, mesh, plan = run.config, run.model, run.mesh, run.plan
     # Optimizer and state: from this workdir's last checkpoint, else config.init, else scratch.
-    optimizer = optimizer_of(config)
+    optimizer = optimizer_of(config, model)
     metadata = Metadata(model.spec, model.class_names, configs.plain(config))
     if last.latest_step is None:
         state = start(model, optimizer, mesh, seed=config.seed, init=config.init)
@@ -141,10 +141,9 @@ def _fit(run: _Run, last: Checkpoints, best: Checkpoints) -> dict[str, float]:
     process_index, process_count = process_share(mesh)
     batches = train_batches(
         run.train_source,
-        image_size=model.spec.image_size,
+        configs.augment_settings(config, model.spec.image_size),
         batch_size=config.batch_size,
         max_boxes=config.data.max_boxes,
-        augmentation=configs.augmentation_of(config),
         seed=config.seed,
         start_step=start_step,
         process_index=process_index,

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import DataReport, Example, make_truth, unreadable
+from effdet_jax.data.example import DataReport, Example, make_truth, unreadable
 
 
 class Images:

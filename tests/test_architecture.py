@@ -12,6 +12,7 @@ PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
     {"errors", "classes", "compilation"},
     {"distributed"},
+    {"kernels"},
     {"ops"},
     {"data", "spec", "layers"},
     {"config", "detection"},
@@ -70,7 +71,7 @@ def test_every_room_has_a_floor():
     [
         # Worker processes import it, and mustn't start a device.
         ({"data", "classes"}, {"jax", "flax", "optax"}),
-        ({"ops", "layers", "model", "detection", "spec"}, {"ml_collections"}),
+        ({"kernels", "ops", "layers", "model", "detection", "spec"}, {"ml_collections"}),
         (
             {"training", "evaluation", "inference", "convert", "run", "distributed"},
             {"ml_collections"},

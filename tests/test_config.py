@@ -1,14 +1,13 @@
 import inspect
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from effdet_jax import config as configs
 from effdet_jax.config import ConfigError
-from effdet_jax.data.source import DataError
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
-from tests.doubles import make_folder
+from effdet_jax.errors import UserError
 
 
 def changed(**fields):
@@ -28,15 +27,15 @@ def test_the_defaults_are_valid_and_plain():
     ("fields", "message"),
     [
         ({"dtype": "float16"}, "--config.dtype='float16' isn't one of 'auto', 'float32'"),
-        ({"data.source": "voc"}, "data.source='voc' isn't one of 'coco', 'tfds', 'shapes'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),
         ({"augment.scale_min": 3.0}, "scale_min 3.0 and scale_max 2.0 must be 0 < min ≤ max"),
+        ({"augment.ops": ("flip", "mosaik")}, "augment.ops: 'mosaik' isn't one of 'flip', 'scale"),
     ],
 )
 def test_impossible_values_are_refused_by_name(fields, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         configs.validate(changed(**fields))
 
 
@@ -94,22 +93,16 @@ def test_models_that_cannot_be_are_refused(fields, message):
         configs.spec_of(changed(**fields), 3)
 
 
-def test_shapes_of_training_and_validation_never_meet():
-    config = changed(**{"data.source": "shapes", "data.shapes_val": 5})
-    train, val = configs.open_source(config, "train"), configs.open_source(config, "val")
-    assert train.endless and not val.endless and len(val) == 5
-    assert not np.array_equal(train[0].image, val[0].image)
+def test_the_source_is_opened_with_the_values_below_data():
+    config = changed(**{"data.source": "shapes", "data.shapes_size": 64, "data.shapes_val": 5})
+    source = configs.open_source(config, "val")
+    assert len(source) == 5 and source[0].image.shape == (64, 64, 3)
 
 
-def test_a_coco_folder_is_found_by_its_layout_or_by_name(tmp_path):
-    make_folder(tmp_path)
-    source = configs.open_source(changed(**{"data.dir": str(tmp_path)}), "train")
-    assert len(source) == 3
-    named = {"data.val_json": str(tmp_path / "train.json"), "data.val_images": str(tmp_path)}
-    with pytest.raises(DataError, match="3 of 3 images can't be read"):
-        configs.open_source(changed(**named), "val")  # The images lie in images/.
-    named["data.val_images"] = str(tmp_path / "images")
-    assert len(configs.open_source(changed(**named), "val")) == 3
+def test_augmentations_are_made_from_the_values_below_augment():
+    settings = configs.augment_settings(changed(**{"augment.ops": ("flip",)}), (64, 96))
+    assert settings == AugmentSettings((64, 96), ops=("flip",))
+    assert configs.augment_settings(configs.get_config(), (8, 8)) == AugmentSettings((8, 8))
 
 
 def test_detect_options_are_keywords_of_detect():

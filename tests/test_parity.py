@@ -21,8 +21,8 @@ from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.detection.targets import Targets, assign
-from effdet_jax.model.detector import Detector
-from effdet_jax.model.efficientnet import SCALING
+from effdet_jax.model.detector import BACKBONES, Detector
+from effdet_jax.model.efficientnet import VARIANTS, Variant
 from tests.conftest import enable_x64
 from tests.quick import QUICK
 from tests.tiny import tiny_spec
@@ -44,7 +44,8 @@ SPEC_CHANGES = {
 def golden_backbone():
     """Narrower than the package's narrowest, so that its weights and gradients are small files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALING, BACKBONE, (0.09, 0.3))
+        patch.setitem(VARIANTS, BACKBONE, Variant(0.09, 0.3))
+        patch.setitem(BACKBONES, BACKBONE, BACKBONES["efficientnet-b0"])
         yield
 
 

@@ -30,16 +30,16 @@ from effdet_jax.checkpoint import (
     abstract_arrays,
     find_checkpoint,
 )
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.errors import UserError
 from effdet_jax.evaluate import main as evaluate
 from effdet_jax.evaluation.coco import METRICS
 from effdet_jax.inference.load import read_initial_variables
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.model.initialize import abstract_variables, parameter_masks
 from effdet_jax.run.initialize import checkpoint_parts
 from effdet_jax.train import train
-from effdet_jax.training.optimizer import make_optimizer
+from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.state import state_of
 from tests.conftest import ROOT
 from tests.doubles import make_folder
@@ -137,7 +137,7 @@ def everything(workdir):
     """All arrays of the last checkpoint, as numpy."""
     checkpoints = Checkpoints(workdir / LAST)
     model = Detector(checkpoints.metadata().spec)
-    optimizer = make_optimizer("adamw")
+    optimizer = create_optimizer("adamw", **parameter_masks(model))
     state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
     state = abstract_arrays(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     loaded = checkpoints.restore(**checkpoint_parts(state))

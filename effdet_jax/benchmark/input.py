@@ -3,6 +3,7 @@
 python -m effdet_jax.benchmark input --config=configs/d0.py --config.data.dir=coco --workers=1,2,4
 """
 
+import functools
 import json
 import os
 import time
@@ -15,8 +16,10 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.cli import define_config_flag
-from effdet_jax.data.pipeline import Augmentation, augment, train_batches
-from effdet_jax.data.source import Source
+from effdet_jax.data.augment import Augment
+from effdet_jax.data.example import Source
+from effdet_jax.data.pipeline import draw_sample, train_batches
+from effdet_jax.data.sample import AugmentSettings, create_sample
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -50,15 +53,14 @@ def rates(
     """
     source = configs.open_source(config, "train")
     size = configs.spec_of(config, len(source.class_names)).image_size
-    augmentation = configs.augmentation_of(config)
+    settings = configs.augment_settings(config, size)
     rows = []
     for number in workers:
         batches = train_batches(
             source,
-            image_size=size,
+            settings,
             batch_size=batch_size,
             max_boxes=config.data.max_boxes,
-            augmentation=augmentation,
             workers=number,
             threads=config.data.threads,
         )
@@ -77,23 +79,22 @@ def rates(
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "core": _core(source, size, augmentation, seconds),
+        "core": _core(source, settings, seconds),
         "pipeline": rows,
     }
 
 
-def _core(
-    source: Source, size: tuple[int, int], augmentation: Augmentation, seconds: float
-) -> dict[str, float]:
+def _core(source: Source, settings: AugmentSettings, seconds: float) -> dict[str, float]:
     """Images per second of processor time, on one thread."""
     rng = np.random.default_rng(0)
+    augment, draw = Augment(settings), functools.partial(draw_sample, source, rng)
     read = augmented = 0.0
     count = 0
     while read + augmented < seconds:
         started = time.thread_time()
         example = source[int(rng.integers(len(source)))]
         decoded = time.thread_time()
-        augment(example, size, augmentation, rng)
+        augment(create_sample(example), rng, draw)
         read += decoded - started
         augmented += time.thread_time() - decoded
         count += 1

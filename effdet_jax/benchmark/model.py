@@ -22,13 +22,15 @@ from effdet_jax.cli import define_config_flag
 from effdet_jax.compilation import peak_memory
 from effdet_jax.data.pipeline import train_batches
 from effdet_jax.data.synthetic import Shapes
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.distributed.mesh import make_mesh, place_batch
+from effdet_jax.experiment import optimizer_of
 from effdet_jax.inference.predictor import create_detect
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.training.optimizer import learning_rate_schedule
 from effdet_jax.training.state import TrainState, create_state
-from effdet_jax.training.step import make_train_step
+from effdet_jax.training.step import create_train_step
 
 BURST = 16
 WORKS = ("forward", "detect", "train", "input")
@@ -76,15 +78,14 @@ def benchmark(
     source = Shapes(spec.image_size, batch_size * 8, endless=True)
     batches = train_batches(
         source,
-        image_size=spec.image_size,
+        configs.augment_settings(config, spec.image_size),
         batch_size=batch_size,
         max_boxes=config.data.max_boxes,
-        augmentation=configs.augmentation_of(config),
         workers=config.data.workers,
         threads=config.data.threads,
     )
     mesh = make_mesh(batch_size, devices=jax.devices()[:1])
-    optimizer = make_optimizer(config.optim.name)
+    optimizer = optimizer_of(config, model)
     state = None
     rows = []
     for work in works:
@@ -124,8 +125,9 @@ def _prepare(
             "constant", peak=1e-4, warmup_init=0.0, warmup_steps=0, total_steps=1
         )
         mesh = batch["image"].sharding.mesh
-        optimizer = make_optimizer(config.optim.name)
-        step = make_train_step(model, optimizer, rate, mesh, loss_options=dict(config.loss))
+        optimizer = optimizer_of(config, model)
+        objective = create_objective(model.spec, config.loss)
+        step = create_train_step(model, objective, optimizer, rate, mesh)
         compiled, seconds = _compile(step, state, batch)
         held = [jax.tree.map(jnp.copy, state)]  # The step takes its memory.
 

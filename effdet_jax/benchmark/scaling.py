@@ -21,6 +21,7 @@ from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.config import spec_of
 from effdet_jax.data.pipeline import Batch, train_batches
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
@@ -86,7 +87,7 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
     mesh = mesh_of(config, jax.devices()[:devices])
     model = model_of(config, COCO)
     step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
-    state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
+    state = create_state(initial_variables(model, config.seed), optimizer_of(config, model), mesh)
     compiled = step.lower(state, place_batch(batches[0], mesh)).compile()
     seconds, history = [], []
     for batch in batches:
@@ -104,7 +105,7 @@ def _batches(config: ConfigDict, count: int) -> list[Batch]:
     source = Shapes(image_size, config.batch_size * count)
     batches = train_batches(
         source,
-        image_size=image_size,
+        AugmentSettings(image_size),
         batch_size=config.batch_size,
         max_boxes=config.data.max_boxes,
         seed=config.seed,

@@ -10,7 +10,12 @@ from effdet_jax.convert.layouts import (
     tensorflow_depthwise,
 )
 from effdet_jax.convert.rules import BackboneNames, Rule
-from effdet_jax.model.efficientnet import SCALING, block_specs, stem_features, uses_squeeze_excite
+from effdet_jax.model.efficientnet import (
+    VARIANTS,
+    block_specs,
+    stem_features,
+    uses_squeeze_excite,
+)
 
 _CONV, _BN = "conv2d", "tpu_batch_normalization"
 
@@ -90,7 +95,7 @@ def telling_widths(backbone: str) -> dict[str, int]:
 
 
 NAMES = BackboneNames(
-    variants=SCALING,
+    variants=VARIANTS,
     rules={
         "effdet": lambda backbone: timm_rules(backbone, "backbone."),
         "automl": automl_rules,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from effdet_jax.convert.backbones import backbone_rules
 from effdet_jax.convert.layouts import pytorch_batch_norm, pytorch_conv
 from effdet_jax.convert.rules import Rule
-from effdet_jax.model.graphs import bifpn
+from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.spec import ModelSpec
 
 
@@ -21,7 +21,7 @@ def _pyramid(spec: ModelSpec) -> Iterator[Rule]:
     levels = spec.levels
     backbone_levels = [level for level in levels if level <= 5]
     yield from _resample(spec, "pyramid/P6", f"fpn.resample.{6 - spec.min_level}")
-    nodes = bifpn(spec.min_level, spec.max_level)
+    nodes = PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
     ids = [f"P{level}_in" for level in levels] + [node.name for node in nodes]
     for cell in range(spec.pyramid_cells):
         for number, node in enumerate(nodes):

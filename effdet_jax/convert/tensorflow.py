@@ -12,7 +12,7 @@ from effdet_jax.convert.layouts import (
     tensorflow_depthwise,
 )
 from effdet_jax.convert.rules import Rule
-from effdet_jax.model.graphs import bifpn
+from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.spec import ModelSpec
 
 
@@ -39,7 +39,7 @@ def _suffix(number: int) -> str:
 
 def _pyramid(spec: ModelSpec, tf2: bool) -> Iterator[Rule]:
     yield from _resample("pyramid/P6", "resample_layers/0" if tf2 else "resample_p6")
-    nodes = bifpn(spec.min_level, spec.max_level)
+    nodes = PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
     ids = [f"P{level}_in" for level in spec.levels] + [node.name for node in nodes]
     for cell in range(spec.pyramid_cells):
         for number, node in enumerate(nodes):

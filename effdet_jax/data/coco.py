@@ -1,24 +1,14 @@
-"""COCO-JSON folders: any ids, gaps, missing fields; bad boxes and files are counted and named."""
+"""COCO-JSON folders: where their files lie, and their records; ids of any kind, gaps, missing fields."""
 
-import dataclasses
 import glob
 import json
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import (
-    DataError,
-    DataReport,
-    Example,
-    GroundTruth,
-    decode_image,
-    image_size,
-    make_truth,
-    unreadable,
-)
+from effdet_jax.data.example import DataError, DataReport
+from effdet_jax.data.records import Annotation, Record, RecordSource
 
 # Where a split's JSON may lie below the data folder, first match wins.
 LAYOUTS = (
@@ -29,13 +19,10 @@ LAYOUTS = (
     "{split}/_annotations.coco.json",
 )
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
-# Opening every file of a larger set at the start would take longer than it is worth.
-HEADERS_CHECKED = 20_000
-MISSING_TOLERATED = 0.05
 
 
-class CocoFolder:
-    """Images and boxes of one split of a COCO-JSON folder, a `data.examples.Source`.
+class CocoFolder(RecordSource):
+    """Images and boxes of one split of a COCO-JSON folder.
 
     Args:
       annotations: path of the JSON.
@@ -46,177 +33,37 @@ class CocoFolder:
       DataError: the JSON isn't COCO's, nothing usable is in it, or too many images are missing.
     """
 
-    endless = False
-
     def __init__(self, annotations: str, images: str = "", *, strict: bool = False):
-        self.annotations = annotations
-        self.report = DataReport()
         content = _read_json(annotations)
         try:
-            self.class_names = ClassNames.from_categories(content["categories"])
+            class_names = ClassNames.from_categories(content["categories"])
         except ValueError as error:
             raise DataError(f"{annotations}: {error}") from error
-        self._records = self._parse(content)
-        self.images = images or _find_images(annotations, self._records)
-        self._check_files()
-        if strict and self.report.dropped:
-            raise DataError(f"{annotations}: " + "\n  ".join(self.report.lines()))
-        if not self._records:
-            raise DataError(f"{annotations}: no usable images; " + "; ".join(self.report.lines()))
-        self._count()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Example:
-        name, truth = self._records[index]
-        try:
-            with open(os.path.join(self.images, name), "rb") as file:
-                image = decode_image(file.read(), truth.size)
-        except (OSError, DataError) as error:
-            return unreadable(truth.image_id, truth.size, str(error))
-        return Example(image, truth)
-
-    def describe(self, index: int) -> str:
-        name, truth = self._records[index]
-        return f"image {truth.image_id} '{name}'"
-
-    def ground_truth(self) -> Iterator[GroundTruth]:
-        return (truth for _, truth in self._records)
-
-    def _parse(self, content: dict[str, Any]) -> list[tuple[str, GroundTruth]]:
-        boxes_of: dict[Any, list[dict[str, Any]]] = {}
-        images, where = {}, os.path.basename(self.annotations)
-        for image in content["images"]:
-            if image["id"] in images:
-                raise DataError(f"{self.annotations}: image id {image['id']!r} is listed twice")
-            images[image["id"]] = image
-            boxes_of[image["id"]] = []
-        for position, annotation in enumerate(content["annotations"]):
-            annotation.setdefault("id", position)
-            if annotation.get("image_id") in boxes_of:
-                boxes_of[annotation["image_id"]].append(annotation)
-            else:
-                self.report.drop(
-                    "box of an image that isn't listed",
-                    f"{where}: annotation {annotation['id']} of image {annotation.get('image_id')}",
-                )
-        return [
-            (image["file_name"], self._truth(image, boxes_of[image["id"]]))
-            for image in images.values()
-        ]
-
-    def _truth(self, image: dict[str, Any], annotations: list[dict[str, Any]]) -> GroundTruth:
-        size = (int(image.get("height") or 0), int(image.get("width") or 0))
-        index_of = self.class_names.index_of_id()
-        rows = []
-        for annotation in annotations:
-            where = (
-                f"{os.path.basename(self.annotations)}: image {image['id']} "
-                f"'{image['file_name']}': annotation {annotation['id']} is "
-                f"{annotation.get('bbox')}, category {annotation.get('category_id')}"
-            )
-            problem = _box_problem(annotation, size, index_of)
-            if problem:
-                self.report.drop(problem, where)
-                continue
-            x, y, width, height = annotation["bbox"]
-            if all(size) and (
-                min(x, y) < -1 or x + width > size[1] + 1 or y + height > size[0] + 1
-            ):
-                self.report.drop("box reaching out of its image (cut there)", where)
-            rows.append(
-                (
-                    (y, x, y + height, x + width),
-                    index_of[annotation["category_id"]],
-                    bool(annotation.get("iscrowd", 0)),
-                    float(annotation.get("area") or width * height),
-                )
-            )
-        return make_truth(image["id"], size, rows)
-
-    def _check_files(self):
-        """Leaves out images whose file is missing, empty or no image; learns sizes not given."""
-        listed, checked = len(self._records), []
-        present = _Files(self.images)
-        for name, truth in self._records:
-            where = f"image {truth.image_id} '{name}'"
-            if not present.holds(name):
-                self.report.drop("image file is missing", where)
-                continue
-            size = truth.size
-            if listed <= HEADERS_CHECKED or not all(size):
-                try:
-                    found = image_size(os.path.join(self.images, name))
-                except DataError as error:
-                    self.report.drop("image file can't be read", f"{where}: {error}")
-                    continue
-                if all(size) and found not in (size, size[::-1]):
-                    self.report.drop(
-                        "image of another size than its JSON says (the file counts)",
-                        f"{where}: {found[1]}×{found[0]}, JSON says {size[1]}×{size[0]}",
-                    )
-                    size = found
-                size = size if all(size) else found
-            checked.append((name, dataclasses.replace(truth, size=size)))
-        if listed > HEADERS_CHECKED:
-            self.report.notes.append(
-                f"file headers not checked: more than {HEADERS_CHECKED} images"
-            )
-        missing = listed - len(checked)
-        if listed and missing > MISSING_TOLERATED * listed:
-            raise DataError(
-                f"{self.annotations}: {missing} of {listed} images can't be read in "
-                f"'{self.images}': " + "; ".join(self.report.lines()[1:]) + ". If the images lie "
-                "elsewhere, name their folder: --config.data.train_images=… / .val_images=…"
-            )
-        self._records = checked
-
-    def _count(self):
-        report = self.report
-        report.images = len(self._records)
-        report.boxes = sum(len(truth.boxes) for _, truth in self._records)
-        report.crowd = sum(int(truth.crowd.sum()) for _, truth in self._records)
-        report.empty = sum(not len(truth.boxes) for _, truth in self._records)
-        if not report.boxes:
-            raise DataError(
-                f"{self.annotations}: none of its {report.images} images has a usable box; "
-                + "; ".join(report.lines())
-            )
-        if report.crowd == report.boxes:
-            report.notes.append("every box is a crowd (iscrowd: 1): nothing can be learned")
+        report = DataReport()
+        annotations_of = _by_image(content, annotations, report)
+        names = [image["file_name"] for image in content["images"]]
+        super().__init__(
+            _records(content["images"], annotations_of, class_names),
+            class_names,
+            images or _find_images(annotations, names),
+            name=annotations,
+            report=report,
+            strict=strict,
+        )
 
 
-class _Files:
-    """Which relative names exist under a folder, with one listing per folder instead of a stat."""
+def open_coco(split: str, options: Mapping[str, Any]) -> CocoFolder:
+    """A split of a COCO-JSON folder, an entry of `data.source.SOURCES`.
 
-    def __init__(self, root: str):
-        self._root = root
-        self._listed: dict[str, set[str]] = {}
+    Args:
+      options: `dir`; `train_json` and `val_json`, '' finds them in `dir`; `train_images` and
+        `val_images`, '' finds them around the JSON; `strict`.
 
-    def holds(self, name: str) -> bool:
-        folder, base = os.path.split(os.path.join(self._root, name))
-        if folder not in self._listed:
-            self._listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        return base in self._listed[folder]
-
-
-def _box_problem(annotation: dict[str, Any], size: tuple[int, int], index_of: dict) -> str:
-    """Why a box can't be used, '' if it can."""
-    if annotation.get("category_id") not in index_of:
-        return "box of a category that isn't listed"
-    box = annotation.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in box
-    ):
-        return "box that isn't four finite numbers"
-    x, y, width, height = box
-    if width <= 0 or height <= 0:
-        return "box without width or height"
-    if all(size) and (x >= size[1] or y >= size[0] or x + width <= 0 or y + height <= 0):
-        return "box outside its image"
-    return ""
+    Raises:
+      DataError: no annotations are found, or they can't be used.
+    """
+    annotations = options[f"{split}_json"] or find_annotations(options["dir"], split)
+    return CocoFolder(annotations, options[f"{split}_images"], strict=options["strict"])
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -265,7 +112,56 @@ def find_annotations(folder: str, split: str) -> str:
     )
 
 
-def _find_images(annotations: str, records: list[tuple[str, GroundTruth]]) -> str:
+def _by_image(
+    content: dict[str, Any], path: str, report: DataReport
+) -> dict[int | str, list[dict[str, Any]]]:
+    """{image id: its annotations}, for every listed image."""
+    annotations_of: dict[int | str, list[dict[str, Any]]] = {}
+    for image in content["images"]:
+        if image["id"] in annotations_of:
+            raise DataError(f"{path}: image id {image['id']!r} is listed twice")
+        annotations_of[image["id"]] = []
+    for position, annotation in enumerate(content["annotations"]):
+        annotation.setdefault("id", position)
+        if annotation.get("image_id") in annotations_of:
+            annotations_of[annotation["image_id"]].append(annotation)
+        else:
+            report.drop(
+                "box of an image that isn't listed",
+                f"{os.path.basename(path)}: annotation {annotation['id']} of image "
+                f"{annotation.get('image_id')}",
+            )
+    return annotations_of
+
+
+def _records(
+    images: list[dict[str, Any]],
+    annotations_of: Mapping[int | str, list[dict[str, Any]]],
+    class_names: ClassNames,
+) -> Iterator[Record]:
+    index_of = class_names.index_of_id()
+    for image in images:
+        height, width = (int(image.get(side) or 0) for side in ("height", "width"))
+        yield Record(
+            image["id"],
+            image["file_name"],
+            (height, width) if height and width else None,
+            [_annotation(row, index_of) for row in annotations_of[image["id"]]],
+        )
+
+
+def _annotation(row: dict[str, Any], index_of: Mapping[int, int]) -> Annotation:
+    bbox, category = row.get("bbox"), row.get("category_id")
+    try:
+        x, y, width, height = bbox
+        box, area = (y, x, y + height, x + width), row.get("area") or width * height
+    except (TypeError, ValueError):  # No four numbers.
+        box, area = None, None
+    where = f"annotation {row['id']} is {bbox}, category {category}"
+    return Annotation(box, index_of.get(category), where, bool(row.get("iscrowd", 0)), area)
+
+
+def _find_images(annotations: str, names: list[str]) -> str:
     """The folder around the JSON that holds most of a sample of the listed files."""
     here = os.path.dirname(os.path.abspath(annotations))
     stem = os.path.splitext(os.path.basename(annotations))[0].removeprefix("instances_")
@@ -275,7 +171,7 @@ def _find_images(annotations: str, records: list[tuple[str, GroundTruth]]) -> st
         for root in roots
         for part in (stem, os.path.join("images", stem), "images", "")
     ]
-    sample = [name for name, _ in records[:: max(1, len(records) // 50)]]
+    sample = names[:: max(1, len(names) // 50)]
 
     def hits(folder: str) -> int:
         return sum(os.path.isfile(os.path.join(folder, name)) for name in sample)

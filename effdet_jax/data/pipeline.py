@@ -6,7 +6,7 @@ belong to the element's position. So step and seed are all the state there is. A
 batch is consecutive, in the order of the processes: together they have the batch that one would have.
 """
 
-import dataclasses
+import functools
 from collections.abc import Iterator
 
 import grain
@@ -14,7 +14,9 @@ import numpy as np
 from absl import flags
 
 from effdet_jax.data import transforms
-from effdet_jax.data.source import Example, Source
+from effdet_jax.data.augment import Augment
+from effdet_jax.data.example import Source
+from effdet_jax.data.sample import AugmentSettings, Sample, create_sample
 
 Batch = dict[str, np.ndarray]
 
@@ -22,30 +24,12 @@ Batch = dict[str, np.ndarray]
 ENDLESS_LENGTH = 2**40
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random transforms of training.
-
-    Attributes:
-      scale_min, scale_max: range of the canvas scale, see `transforms.jitter`.
-      horizontal_flip, vertical_flip: probabilities.
-      colour: strength of random brightness, contrast and saturation, 0 for none.
-    """
-
-    scale_min: float = 0.1
-    scale_max: float = 2.0
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    colour: float = 0.0
-
-
 def train_batches(
     source: Source,
+    augment: AugmentSettings,
     *,
-    image_size: tuple[int, int],
     batch_size: int,
     max_boxes: int,
-    augmentation: Augmentation = Augmentation(),
     seed: int = 0,
     start_step: int = 0,
     process_index: int = 0,
@@ -65,17 +49,14 @@ def train_batches(
       dropped: [b] int32 boxes that were bad or beyond `max_boxes`.
 
     Args:
+      augment: the network's image size, and how images are augmented.
       batch_size: of all processes together.
       workers: processes that decode and augment; 0 does it in `threads` threads.
     """
     rows = batch_size // process_count
-    if source.endless:
-        positions = grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
-    else:
-        epochs = -(-ENDLESS_LENGTH // len(source))
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     dataset = (
-        positions.random_map(_Prepare(source, image_size, max_boxes, augmentation))
+        _order(source, seed)
+        .random_map(_Prepare(source, augment, max_boxes))
         .batch(rows)  # Of this process's rows: it has every `process_count`-th of these.
         .slice(slice(process_index, None, process_count))
         .slice(slice(start_step, None))
@@ -110,29 +91,38 @@ def eval_batches(
     return _iterate(dataset, 0, threads)
 
 
+def _order(source: Source, seed: int) -> grain.MapDataset:
+    """Indices in the order of training: a permutation per epoch, or ever new ones."""
+    if source.endless:
+        return grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
+    epochs = -(-ENDLESS_LENGTH // len(source))
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
+
+
 class _Prepare(grain.transforms.RandomMap):
     """Index → augmented training element."""
 
-    def __init__(self, source, image_size, max_boxes, augmentation):
-        self._source, self._size = source, tuple(image_size)
-        self._max_boxes, self._augmentation = max_boxes, augmentation
+    def __init__(self, source: Source, augment: AugmentSettings, max_boxes: int):
+        self._source, self._max_boxes = source, max_boxes
+        self._augment = Augment(augment)
 
     def random_map(self, index: int, rng: np.random.Generator) -> Batch:
         example = self._source[int(index)]
-        (canvas, content), boxes, labels = augment(example, self._size, self._augmentation, rng)
-        kept = min(len(boxes), self._max_boxes)
-        padded_boxes = np.zeros((self._max_boxes, 4), np.float32)
-        padded_boxes[:kept] = boxes[:kept]
-        padded_labels = np.full(self._max_boxes, -1, np.int32)
-        padded_labels[:kept] = labels[:kept]
+        draw = functools.partial(draw_sample, self._source, rng)
+        sample = self._augment(create_sample(example), rng, draw)
+        count = min(len(sample.boxes), self._max_boxes)
+        boxes = np.zeros((self._max_boxes, 4), np.float32)
+        boxes[:count] = sample.boxes[:count]
+        labels = np.full(self._max_boxes, -1, np.int32)
+        labels[:count] = sample.labels[:count]
         return {
-            "image": canvas,
-            "content": np.array(content, np.int32),
-            "boxes": padded_boxes,
-            "labels": padded_labels,
+            "image": sample.image,
+            "content": np.array(sample.content, np.int32),
+            "boxes": boxes,
+            "labels": labels,
             "valid": np.bool_(not example.error),
             "index": np.int64(index),
-            "dropped": np.int32(example.dropped + len(boxes) - kept),
+            "dropped": np.int32(example.dropped + len(sample.boxes) - count),
         }
 
 
@@ -149,7 +139,7 @@ class _PrepareForEvaluation(grain.transforms.Map):
         return self._row(example.image, index, valid=not example.error)
 
     def _row(self, image: np.ndarray, index: int, *, valid: bool) -> Batch:
-        canvas, content = transforms.place_image(image, transforms.fit(image.shape[:2], self._size))
+        canvas, content = transforms.letterbox(image, transforms.fit(image.shape[:2], self._size))
         return {
             "image": canvas,
             "content": np.array(content, np.int32),
@@ -160,33 +150,10 @@ class _PrepareForEvaluation(grain.transforms.Map):
         }
 
 
-def augment(
-    example: Example,
-    image_size: tuple[int, int],
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-) -> tuple[tuple[np.ndarray, tuple[int, int]], np.ndarray, np.ndarray]:
-    """A training view of an example, crowd boxes left out: ((canvas, content size), boxes, labels).
-
-    Boxes are cut to the image first, and those that lose all their area are gone.
-    """
-    image, truth = example.image, example.truth
-    real = ~truth.crowd
-    height, width = image.shape[:2]
-    boxes = np.clip(truth.boxes[real], 0, np.array([height, width, height, width], np.float32))
-    if rng.random() < augmentation.horizontal_flip:
-        image, boxes = transforms.flip_horizontally(image, boxes)
-    if rng.random() < augmentation.vertical_flip:
-        image, boxes = transforms.flip_vertically(image, boxes)
-    scale = rng.uniform(augmentation.scale_min, augmentation.scale_max)
-    position = (rng.random(), rng.random())
-    placement = transforms.jitter((height, width), image_size, scale, position)
-    canvas, content = transforms.place_image(image, placement)
-    if augmentation.colour:
-        shown = canvas[: content[0], : content[1]]
-        shown[:] = transforms.jitter_colour(shown, augmentation.colour, rng)
-    boxes, kept = transforms.place_boxes(boxes, (height, width), placement)
-    return (canvas, content), boxes[kept], truth.labels[real][kept]
+def draw_sample(source: Source, rng: np.random.Generator) -> Sample:
+    """A sample of the source chosen by `rng`, not augmented: for ops that need another image."""
+    index = rng.integers(ENDLESS_LENGTH if source.endless else len(source))
+    return create_sample(source[int(index)])
 
 
 def _iterate(dataset: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:

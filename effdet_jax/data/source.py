@@ -1,213 +1,30 @@
-"""One `Example` for every source, the decoding of image files, and the report of what was wrong."""
+"""The door for data: `SOURCES` says by name how the examples of a split are opened."""
 
-import collections
-import dataclasses
-import io
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from effdet_jax.data.coco import open_coco
+from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.synthetic import open_shapes
+from effdet_jax.data.tfds import open_tfds
 
-from effdet_jax.classes import ClassNames
-from effdet_jax.errors import UserError
-
-_ORIENTATION = 0x0112  # EXIF tag.
-
-
-class DataError(UserError):
-    """The data can't be used; the message names the file, the numbers and what to do."""
+# name → (split, options) → source; a new kind of data is a file and a line here.
+#   split: 'train' or 'val'.
+#   options: the values below `config.data`: dir, train_json, strict, ….
+SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source]] = {
+    "coco": open_coco,
+    "tfds": open_tfds,
+    "shapes": open_shapes,
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class GroundTruth:
-    """What is known of an image without its pixels.
-
-    Attributes:
-      image_id: the data set's own id, any type.
-      size: (height, width), pixels.
-      boxes: [n, 4] yxyx float32, pixels of the original image.
-      labels: [n] int32 class indices.
-      crowd: [n] bool; crowd boxes are left out of training and ignored by COCO's evaluation.
-      area: [n] float64 of the objects, as the data set says (its masks), else of the boxes.
-    """
-
-    image_id: int | str
-    size: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    area: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """An image with its ground truth.
-
-    Attributes:
-      image: [H, W, 3] RGB uint8.
-      truth: boxes and labels in pixels of `image`.
-      dropped: boxes left out as this record was read (not those the source's report has counted).
-      error: why the image couldn't be read, '' if it could; `image` is black then.
-    """
-
-    image: np.ndarray
-    truth: GroundTruth
-    dropped: int = 0
-    error: str = ""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to examples: what a pipeline reads.
-
-    Attributes:
-      class_names: classes, taken from the data.
-      report: what was found and left out when the source was opened.
-      endless: every index has an example of its own; `len` is then what counts as an epoch.
-    """
-
-    class_names: ClassNames
-    report: "DataReport"
-    endless: bool
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-    def describe(self, index: int) -> str:
-        """File and id of an example, for messages."""
-
-    def ground_truth(self) -> Iterator[GroundTruth]:
-        """Ground truth of all examples, in order, without decoding images where possible."""
-
-
-class DataReport:
-    """Counts of what a source holds and of what it leaves out, with the first cases by name."""
-
-    EXAMPLES_KEPT = 3
-
-    def __init__(self):
-        self.images = self.boxes = self.crowd = self.empty = 0
-        self.notes: list[str] = []
-        self._dropped: dict[str, list[str]] = collections.defaultdict(list)
-        self._counts: collections.Counter[str] = collections.Counter()
-
-    def drop(self, reason: str, where: str):
-        """Counts something that is left out or changed: 'box without area', 'train.json: …'."""
-        self._counts[reason] += 1
-        if len(self._dropped[reason]) < self.EXAMPLES_KEPT:
-            self._dropped[reason].append(where)
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """{reason: how many}."""
-        return dict(self._counts)
-
-    def lines(self) -> list[str]:
-        """For the banner: a line of counts, then one per reason."""
-        text = f"{self.images} images"
-        if self.boxes:  # Else they are known only as they are read.
-            text += f" ({self.empty} without boxes), {self.boxes} boxes"
-        lines = [text + (f", {self.crowd} crowd" if self.crowd else "")]
-        for reason, count in self._counts.most_common():
-            lines.append(f"{count} × {reason}, first: {'; '.join(self._dropped[reason])}")
-        return lines + self.notes
-
-
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
-    """[H, W, 3] RGB uint8 of any image file: JPEG, PNG, WebP, …; grayscale, alpha, 16 bit, CMYK.
-
-    An EXIF orientation is applied, unless `size` says that the boxes belong to the image as stored.
-    Transparent pixels become black; 16-bit values are divided by 257.
-
-    Args:
-      data: the file's bytes.
-      size: (height, width) that the annotations give, if they do.
+def open_source(name: str, split: str, options: Mapping[str, Any]) -> Source:
+    """The examples of a split, 'train' or 'val', by the entry `name` of `SOURCES`.
 
     Raises:
-      DataError: the bytes are no image, or a broken one.
+      DataError: there is no such entry, or the data can't be used.
     """
-    if not data:
-        raise DataError("the file is empty")
-    try:
-        image = Image.open(io.BytesIO(data))
-        stored = (image.height, image.width)
-        if image.format == "JPEG" and image.mode == "RGB" and _is_upright(image):
-            pixels = _decode_jpeg(data)
-            if pixels is not None:
-                return pixels
-        upright = ImageOps.exif_transpose(image)
-        if size is not None and stored == tuple(size) != (upright.height, upright.width):
-            upright = image
-        return _to_rgb(upright)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"not a readable image: {error}") from error
-
-
-def _is_upright(image: Image.Image) -> bool:
-    return image.getexif().get(_ORIENTATION, 1) == 1
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """The same pixels in half of Pillow's time; None if the file has no end: OpenCV would make one up."""
-    if not data.endswith(b"\xff\xd9"):
-        return None
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit grayscale.
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
-        gray = np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
-    return np.array(image.convert("RGB"))
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """(height, width) from an image file's header, EXIF orientation applied.
-
-    Raises:
-      DataError: the file is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            exif = Image.Exif()
-            if "exif" in image.info:  # `image.getexif()` would decode a whole PNG to look for it.
-                exif.load(image.info["exif"])
-            turned = exif.get(_ORIENTATION, 1) >= 5  # Orientations 5–8 swap the sides.
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"not a readable image: {error}") from error
-
-
-def make_truth(
-    image_id: int | str,
-    size: tuple[int, int],
-    rows: Sequence[tuple[Sequence[float], int, bool, float]] = (),
-) -> GroundTruth:
-    """`GroundTruth` from rows of (yxyx box, class index, crowd, area)."""
-    boxes, labels, crowd, area = zip(*rows) if rows else ((), (), (), ())
-    return GroundTruth(
-        image_id,
-        size,
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(labels, np.int32),
-        np.array(crowd, bool),
-        np.array(area, np.float64),
-    )
-
-
-def unreadable(image_id: int | str, size: tuple[int, int], error: str) -> Example:
-    """A black example in the place of an image that can't be read; it is never trained on."""
-    return Example(np.zeros((*size, 3), np.uint8), make_truth(image_id, size), error=error)
+    if name not in SOURCES:
+        known = ", ".join(repr(known) for known in SOURCES)
+        raise DataError(f"--config.data.source={name!r} isn't one of {known}")
+    return SOURCES[name](split, options)

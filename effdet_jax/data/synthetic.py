@@ -4,13 +4,14 @@ A small detection task that needs no download and isn't trivial: six shapes of a
 colour over textured ground and clutter, overlapping, some faint, some cut by the border.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import DataReport, Example, GroundTruth, make_truth
+from effdet_jax.data.example import DataReport, Example, GroundTruth, make_truth
 
 NAMES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
 # A shape is labelled if this share of it can be seen, and at least this many pixels.
@@ -18,7 +19,7 @@ VISIBLE_SHARE, VISIBLE_PIXELS = 0.5, 48
 
 
 class Shapes:
-    """Scene i is drawn from (seed, i): a `data.examples.Source` without files.
+    """Scene i is drawn from (seed, i): a `data.example.Source` without files.
 
     Args:
       size: (height, width) of the scenes, pixels.
@@ -68,6 +69,22 @@ class Shapes:
 
     def ground_truth(self) -> Iterator[GroundTruth]:
         return (self[index].truth for index in range(len(self)))
+
+
+def open_shapes(split: str, options: Mapping[str, Any]) -> Shapes:
+    """Scenes of a split, an entry of `data.source.SOURCES`: endless for training, else counted.
+
+    Args:
+      options: `shapes_size` (side of a scene, pixels), `shapes_train` and `shapes_val` (scenes).
+    """
+    side = options["shapes_size"]
+    # Scenes of the two splits never meet: their seeds differ.
+    return Shapes(
+        (side, side),
+        options[f"shapes_{split}"],
+        seed=int(split == "val"),
+        endless=split == "train",
+    )
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -1,23 +1,17 @@
 """TensorFlow Datasets, read without TensorFlow: any set with `image` and `objects{bbox, label}`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import (
-    DataError,
-    DataReport,
-    Example,
-    GroundTruth,
-    decode_image,
-    unreadable,
-)
+from effdet_jax.data.example import DataError, DataReport, Example, GroundTruth, unreadable
+from effdet_jax.data.images import decode_image
 
 
 class TfdsSource:
-    """One split of a prepared TFDS data set in array_record format, a `data.examples.Source`.
+    """One split of a prepared TFDS data set in array_record format, a `data.example.Source`.
 
     Args:
       directory: the prepared version's folder ('…/coco/2017/1.1.0'), or with `name` the data_dir.
@@ -96,6 +90,18 @@ class TfdsSource:
         area = np.array(objects.get("area", area), np.float64).reshape(-1)
         labels = self._index_of_label[np.array(objects["label"], np.int64).reshape(-1)]
         return GroundTruth(identity, size, boxes[real], labels[real], crowd[real], area[real])
+
+
+def open_tfds(split: str, options: Mapping[str, Any]) -> TfdsSource:
+    """A TFDS split, an entry of `data.source.SOURCES`.
+
+    Args:
+      options: `dir`, `train_split` and `val_split` in TFDS's notation, `tfds_name`.
+
+    Raises:
+      DataError: nothing prepared is there, or it is no detection set.
+    """
+    return TfdsSource(options["dir"], options[f"{split}_split"], options["tfds_name"])
 
 
 def _identity(record: dict[str, Any], index: int) -> int | str:

@@ -14,12 +14,15 @@ cv2.setNumThreads(0)  # One thread per pipeline thread; OpenCV's own would fight
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where an image lies on the canvas of the network.
+    """How an image comes onto the canvas, the network's input: resized, cropped, then padded.
+
+    The canvas shows the resized image from `offset` on; what the image doesn't reach, at the bottom
+    and right, is padding.
 
     Attributes:
-      scaled: (height, width) the whole image is resized to.
-      offset: (y, x) of the canvas in the resized image.
-      output: (height, width) of the canvas.
+      scaled: (height, width), pixels, that the whole image is resized to.
+      offset: (y, x), pixels of the resized image, of the canvas's top left corner.
+      output: (height, width) of the canvas, pixels.
     """
 
     scaled: tuple[int, int]
@@ -71,7 +74,7 @@ def image_scale(image_size: tuple[int, int], output: tuple[int, int]) -> float:
     return float(np.float32(1.0) / min(ratios))
 
 
-def place_image(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tuple[int, int]]:
+def letterbox(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tuple[int, int]]:
     """The canvas with the image on it, and (height, width) of what is covered.
 
     Args:
@@ -91,22 +94,31 @@ def place_image(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tu
     return canvas, image.shape[:2]
 
 
-def place_boxes(
+def letterbox_boxes(
     boxes: np.ndarray, image_size: tuple[int, int], placement: Placement
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes on the canvas, cut to [0, side - 1] as the reference does, and which kept any area.
+    """Boxes on the canvas and cut to it, see `cut_boxes`.
 
     Args:
       boxes: [n, 4] yxyx, pixels of the image.
+      image_size: (height, width) of the image.
 
     Returns:
-      [n, 4] float32 yxyx, canvas pixels; [n] bool.
+      [n, 4] float32 yxyx, canvas pixels; [n] bool, False for boxes without area.
     """
     size = np.array([*image_size, *image_size], np.float32)
     scaled = np.array([*placement.scaled, *placement.scaled], np.float32)
     offset = np.array([*placement.offset, *placement.offset], np.float32)
-    limit = np.array([*placement.output, *placement.output], np.float32) - 1
-    boxes = boxes.astype(np.float32) / size * scaled - offset
+    return cut_boxes(boxes.astype(np.float32) / size * scaled - offset, placement.output)
+
+
+def cut_boxes(boxes: np.ndarray, output: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [n, 4] yxyx cut to [0, side - 1] of a canvas, as the reference does.
+
+    Returns:
+      [n, 4] float32; [n] bool, False for boxes without area.
+    """
+    limit = np.array([*output, *output], np.float32) - 1
     boxes = np.clip(boxes, 0, limit)
     return boxes, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0
 

@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.layers.batch_norm import BatchNorm
-from effdet_jax.layers.convolution import SeparableConv, truncated_lecun_normal
+from effdet_jax.layers.convolution import create_conv, kernel_path
+from effdet_jax.layers.initializers import truncated_lecun_normal
 
 # With this bias every class starts at probability 0.01 (arXiv:1708.02002, section 4.1).
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)
@@ -30,7 +31,7 @@ class Outputs:
 
 
 class Head(nn.Module):
-    """`depth` × (separable conv, BN, activation), then a separable conv that predicts.
+    """`depth` × (convolution, BN, activation), then a convolution that predicts.
 
     Attributes:
       outputs: values per anchor: K for the class head, 4 for the box head.
@@ -39,6 +40,7 @@ class Head(nn.Module):
       depth: convolutions before the prediction.
       bias: initial bias of the prediction.
       act: name of the activation.
+      conv: kind of the convolutions, see `layers.convolution.create_conv`.
       redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
       dtype: of the computation.
       remat: computes the inside of every repeat again in the backward pass.
@@ -50,6 +52,7 @@ class Head(nn.Module):
     depth: int
     bias: float = 0.0
     act: str = "swish"
+    conv: str = "separable"
     redundant_bias: bool = True
     dtype: DTypeLike = jnp.float32
     remat: bool = False
@@ -59,32 +62,35 @@ class Head(nn.Module):
         self, features: dict[int, Float[Array, "B _ _ _"]], *, train: bool = False
     ) -> dict[int, Float[Array, "B _ _ A outputs"]]:
         """{level: [B, H, W, width]} → {level: [B, H, W, A, outputs]}."""
+        shared = {"kernel_init": truncated_lecun_normal, "dtype": self.dtype}
+        names = [f"conv_{repeat}" for repeat in range(self.depth)]
         convs = [
-            SeparableConv(
-                self.width,
-                self.redundant_bias,
-                kernel_init=truncated_lecun_normal,
-                dtype=self.dtype,
-                name=f"conv_{repeat}",
-            )
-            for repeat in range(self.depth)
+            create_conv(self.conv, self.width, use_bias=self.redundant_bias, name=name, **shared)
+            for name in names
         ]
-        predict = SeparableConv(
+        predict = create_conv(
+            self.conv,
             self.anchors * self.outputs,
-            kernel_init=truncated_lecun_normal,
+            use_bias=True,
             initial_bias=self.bias,
-            dtype=self.dtype,
             name="predict",
+            **shared,
         )
 
-        def block(conv, bn, x):
-            return bn(conv(x), train=train, deferred=True)
+        def block(norm, conv, x):  # Activated values aren't kept: see `BatchNorm`.
+            return norm(x, train=train, then=conv)
 
         block = nn.remat(block) if self.remat else block
         predictions = {}
         for level, x in features.items():
-            for repeat, conv in enumerate(convs):
-                x = block(conv, BatchNorm(self.act, name=f"bn_{repeat}_P{level}"), x)
-            x = predict(x)
+            x = (*convs, predict)[0](x)
+            for repeat, name in enumerate(names):
+                norm = BatchNorm(
+                    self.act,
+                    after=kernel_path(self.conv, name),
+                    shared=True,
+                    name=f"bn_{repeat}_P{level}",
+                )
+                x = block(norm, (*convs, predict)[repeat + 1], x)
             predictions[level] = x.reshape(*x.shape[:3], self.anchors, self.outputs)
         return predictions

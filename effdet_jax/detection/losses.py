@@ -127,29 +127,35 @@ def detection_loss(
     """
     if normalizer is None:
         normalizer = jnp.sum(targets.num_positives) + 1.0
+    focal = jax.checkpoint(  # Recomputed backwards: nothing of the logits' size is kept.
+        lambda logits, labels: jnp.sum(
+            focal_loss(logits, labels, alpha=alpha, gamma=gamma, label_smoothing=label_smoothing)
+        )
+    )
     parts = {"loss/class": 0.0, "loss/box": 0.0} | ({"loss/iou": 0.0} if iou_kind else {})
     for level, labels in targets.labels.items():
-        focal = jax.checkpoint(  # Recomputed backwards: nothing of the logits' size is kept.
-            lambda logits, labels: jnp.sum(
-                focal_loss(
-                    logits, labels, alpha=alpha, gamma=gamma, label_smoothing=label_smoothing
-                )
-            )
-        )
         parts["loss/class"] += focal(outputs.class_logits[level], labels) / normalizer
         wanted = targets.box_deltas[level]
         deltas = outputs.box_deltas[level].astype(wanted.dtype)
-        mask = wanted != 0.0
-        huber = jnp.where(mask, huber_loss(deltas, wanted, delta=delta), 0.0)
+        huber = jnp.where(wanted != 0.0, huber_loss(deltas, wanted, delta=delta), 0.0)
         parts["loss/box"] += jnp.sum(huber) / (4.0 * normalizer)
         if iou_kind:
-            # The mask multiplies decoded boxes, as in the reference: masked sides become 0.
-            level_anchors = jnp.asarray(anchors[level])
-            boxes = jnp.where(mask, box_ops.decode(deltas, level_anchors), 0.0)
-            wanted_boxes = jnp.where(mask, box_ops.decode(wanted, level_anchors), 0.0)
-            iou = iou_loss(boxes, wanted_boxes, kind=iou_kind)
+            iou = _decoded_iou_loss(deltas, wanted, jnp.asarray(anchors[level]), iou_kind)
             parts["loss/iou"] += jnp.sum(iou) / (4.0 * normalizer)
     total = parts["loss/class"] + box_weight * parts["loss/box"]
     if iou_kind:
         total += iou_weight * parts["loss/iou"]
     return total, {"loss/total": total, **parts}
+
+
+def _decoded_iou_loss(
+    deltas: Float[Array, "B H W A 4"],
+    wanted: Float[Array, "B H W A 4"],
+    anchors: Float[Array, "H W A 4"],
+    kind: str,
+) -> Float[Array, "B H W A"]:
+    """IoU loss of decoded boxes; sides with a target of exactly 0 become 0, as in the reference."""
+    mask = wanted != 0.0
+    boxes = jnp.where(mask, box_ops.decode(deltas, anchors), 0.0)
+    wanted_boxes = jnp.where(mask, box_ops.decode(wanted, anchors), 0.0)
+    return iou_loss(boxes, wanted_boxes, kind=kind)

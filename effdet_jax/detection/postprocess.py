@@ -75,8 +75,7 @@ def detect(
         best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
         deltas = jnp.concatenate(deltas)[indices]
         boxes = box_ops.decode(deltas, flat_anchors[indices])
-        if limits is not None:
-            boxes = box_ops.clip(boxes, limits)
+        boxes = boxes if limits is None else box_ops.clip(boxes, limits)
         scores = jax.nn.sigmoid(best)
         scores = jnp.where(scores >= score_threshold, scores, -jnp.inf)
         options = {"max_detections": max_detections, "pixel_offset": pixel_offset}

@@ -7,7 +7,6 @@ thing: layers need not know whether they are sharded.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax import lax
@@ -58,26 +57,3 @@ def sum_over_batch(function: Callable[..., Array], *arrays: Shaped[Array, "B ...
         out_specs=PartitionSpec(),
         check_vma=False,  # A loop's sum starts from zeros that are the same everywhere.
     )(*arrays)
-
-
-def by_platform(
-    *arrays: Array,
-    cpu: Callable[..., Any],
-    default: Callable[..., Any],
-    split_cpu: Callable[..., Any] | None = None,
-) -> Any:
-    """`cpu(*arrays)` on a CPU, `default(*arrays)` elsewhere.
-
-    Chosen while tracing where there is a mesh, whose devices are known; left to jax where there is
-    none. A choice of jax's is a conditional of one branch to XLA, and on CPUs an exchange between
-    processes inside of one isn't ordered against those outside: they may meet one another's data.
-
-    Args:
-      split_cpu: takes the place of `cpu` where rows are split and `cpu` would gather them.
-    """
-    if split_cpu is not None and spatial_shards() > 1:
-        cpu = split_cpu
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None:
-        return lax.platform_dependent(*arrays, cpu=cpu, default=default)
-    return (cpu if device.device_kind == "cpu" else default)(*arrays)

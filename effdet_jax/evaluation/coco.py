@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.source import GroundTruth
+from effdet_jax.data.example import GroundTruth
 
 # In the order pycocotools prints them.
 METRICS = (

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from effdet_jax.data.source import Source
+from effdet_jax.data.example import Source
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.coco import (
     CocoMetrics,

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from effdet_jax.data.transforms import fit, image_scale, place_image
-from effdet_jax.detection.postprocess import Detections, detect, to_image
+from effdet_jax.data.transforms import fit, image_scale, letterbox
+from effdet_jax.detection.objective import create_objective
+from effdet_jax.detection.postprocess import Detections, to_image
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.model.detector import Detector
 
@@ -22,11 +23,11 @@ def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
       model: the detector.
       **options: keywords of `detect`.
     """
-    anchors = model.spec.anchors()
+    objective = create_objective(model.spec)
 
     def run(variables, batch):
         outputs = model.apply(variables, model.preprocess(batch))
-        found = detect(outputs, anchors, **options)
+        found = objective.decode(outputs, **options)
         return to_image(found, batch["scale"], batch["size"])
 
     return run
@@ -78,10 +79,10 @@ class Predictor:
 
     def _batch(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         target = self.model.spec.image_size
-        placed = [place_image(image, fit(image.shape[:2], target)) for image in images]
+        inputs = [letterbox(image, fit(image.shape[:2], target)) for image in images]
         return {
-            "image": np.stack([canvas for canvas, _ in placed]),
-            "content": np.array([content for _, content in placed], np.int32),
+            "image": np.stack([canvas for canvas, _ in inputs]),
+            "content": np.array([content for _, content in inputs], np.int32),
             "scale": np.array(
                 [image_scale(image.shape[:2], target) for image in images], np.float32
             ),

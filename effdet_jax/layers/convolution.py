@@ -1,90 +1,23 @@
-"""Convolutions of the family as modules, and their initialisers.
+"""Convolutions of the family as modules. Parameters are float32; `dtype` is what a layer computes in."""
 
-Parameters are float32; `dtype` is what a layer computes in.
-"""
-
-import dataclasses
 import functools
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.layers.batch_norm import Normalized, consume
+from effdet_jax.layers.initializers import KernelInit, conv_kernel_init, glorot_uniform
+from effdet_jax.layers.layer import Layer
 from effdet_jax.ops.convolution import dense_conv, depthwise_conv, pointwise_conv
 
-
-@dataclasses.dataclass(frozen=True)
-class KernelInit:
-    """Initialiser of kernels `[k, k, in, out]`: by jax where Flax calls it, by numpy in `draw`.
-
-    Attributes:
-      by_jax: (key, shape, dtype) → values of mean 0 and variance 1.
-      by_numpy: (generator, shape) → other values of the same distribution.
-      deviation: standard deviation of the kernel's values from its shape.
-    """
-
-    by_jax: Callable[..., Array]
-    by_numpy: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
-    deviation: Callable[[tuple[int, ...]], float]
-
-    def __call__(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        return self.deviation(shape) * self.by_jax(key, shape, dtype)
-
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Float32 values of the same distribution."""
-        return (self.deviation(shape) * self.by_numpy(rng, shape)).astype(np.float32)
+CONVOLUTIONS = ("separable", "dense")  # What `create_conv` makes.
 
 
-# As TensorFlow counts fans: a depthwise kernel [k, k, C, 1] there has fan_in k·k·C and fan_out k·k,
-# where Flax would count k·k for both (reference: keras VarianceScaling).
-
-
-def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    height, width, inputs, outputs = shape
-    if inputs == 1:  # Depthwise, [k, k, 1, C].
-        return height * width * outputs, height * width
-    return height * width * inputs, height * width * outputs
-
-
-def _truncated(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Of a normal distribution cut at ±2, whose standard deviation is `_TRUNCATED`."""
-    values = rng.standard_normal(shape, np.float32)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = rng.standard_normal(outside.sum(), np.float32)
-    return values
-
-
-_TRUNCATED = 0.87962566103423978
-_SIDE = math.sqrt(3)  # Of a uniform distribution of variance 1.
-
-# Backbone: normal, variance 2 / fan_out.
-conv_kernel_init = KernelInit(
-    jax.random.normal,
-    lambda rng, shape: rng.standard_normal(shape, np.float32),
-    lambda shape: math.sqrt(2 / _fans(shape)[1]),
-)
-# Pyramid: uniform, variance 2 / (fan_in + fan_out).
-glorot_uniform = KernelInit(
-    lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -_SIDE, _SIDE),
-    lambda rng, shape: rng.uniform(-_SIDE, _SIDE, shape),
-    lambda shape: math.sqrt(2 / sum(_fans(shape))),
-)
-# Heads: normal cut at two deviations, variance 1 / fan_in after the cut.
-truncated_lecun_normal = KernelInit(
-    lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED,
-    lambda rng, shape: _truncated(rng, shape) / _TRUNCATED,
-    lambda shape: math.sqrt(1 / _fans(shape)[0]),
-)
-
-
-class Conv(nn.Module):
+class Conv(Layer):
     """Dense convolution to ⌈size / stride⌉ pixels.
 
     Attributes:
@@ -94,6 +27,7 @@ class Conv(nn.Module):
       use_bias: whether a bias is added.
       padding: one of `ops.resample.PADDINGS`.
       kernel_init: initialiser of the `[k, k, in, out]` kernel.
+      initial_bias: start value of the bias.
       dtype: of the computation.
     """
 
@@ -105,43 +39,35 @@ class Conv(nn.Module):
     kernel_init: KernelInit = conv_kernel_init
     initial_bias: float = 0.0
     dtype: DTypeLike = jnp.float32
+    decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.kernel_size == 1 and self.stride == 1:
-            y = pointwise_conv(x, kernel[0, 0])
-        else:
-            y = dense_conv(x, kernel, self.stride, self.padding)
+    def first(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        shape = (self.kernel_size, self.kernel_size, channels, self.features)
+        weights = [self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)]
         if self.use_bias:
             init = nn.initializers.constant(self.initial_bias)
-            y += self.param("bias", init, (self.features,), jnp.float32).astype(y.dtype)
-        return y
+            bias = self.param("bias", init, (self.features,), jnp.float32)
+            weights.append(bias.astype(self.dtype))
+        return _dense(self.kernel_size, self.stride, self.padding), weights
 
 
-class PointwiseWeights(nn.Module):
-    """Parameters of a 1×1 convolution, under the names that `Conv` gives them."""
+@functools.cache
+def _dense(kernel_size: int, stride: int, padding: str) -> Callable[..., Array]:
+    """(x, kernel[, bias]) → convolution."""
 
-    inputs: int
-    features: int
-    use_bias: bool = False
-    kernel_init: KernelInit = conv_kernel_init
-    dtype: DTypeLike = jnp.float32
+    def convolve(x, kernel, bias=None):
+        x = x.astype(kernel.dtype)
+        if kernel_size == 1 and stride == 1:
+            y = pointwise_conv(x, kernel[0, 0])
+        else:
+            y = dense_conv(x, kernel, stride, padding)
+        return y if bias is None else y + bias
 
-    @nn.compact
-    def __call__(self) -> tuple[Array, Array | None]:
-        """(kernel [C, D], bias [D] or None)."""
-        shape = (1, 1, self.inputs, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)[0, 0]
-        if not self.use_bias:
-            return kernel.astype(self.dtype), None
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+    return convolve
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(Layer):
     """One k×k filter per channel; kernel `[k, k, 1, C]`, no bias."""
 
     kernel_size: int
@@ -149,21 +75,22 @@ class DepthwiseConv(nn.Module):
     padding: str = "same"
     kernel_init: KernelInit = conv_kernel_init
     dtype: DTypeLike = jnp.float32
+    decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"] | Normalized) -> Float[Array, "B h w C"]:
-        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+    def first(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        shape = (self.kernel_size, self.kernel_size, 1, channels)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        kernel = kernel.astype(self.dtype)
-        return consume(_depthwise(self.stride, self.padding), x, kernel)
+        return _depthwise(self.stride, self.padding), [kernel.astype(self.dtype)]
 
 
 @functools.cache
-def _depthwise(stride: int, padding: str) -> Callable[[Array, Array], Array]:
+def _depthwise(stride: int, padding: str) -> Callable[..., Array]:
+    """(x, kernel) → depthwise convolution."""
     return lambda x, kernel: depthwise_conv(x.astype(kernel.dtype), kernel, stride, padding)
 
 
-class SeparableConv(nn.Module):
+class SeparableConv(Layer):
     """3×3 depthwise, then 1×1 pointwise; no normalisation, no activation."""
 
     features: int
@@ -172,17 +99,33 @@ class SeparableConv(nn.Module):
     initial_bias: float = 0.0
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"] | Normalized) -> Float[Array, "B H W D"]:
-        x = DepthwiseConv(3, kernel_init=self.kernel_init, dtype=self.dtype, name="depthwise")(x)
-        return Conv(
+    def setup(self):
+        self.depthwise = DepthwiseConv(3, kernel_init=self.kernel_init, dtype=self.dtype)
+        self.pointwise = Conv(
             self.features,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             initial_bias=self.initial_bias,
             dtype=self.dtype,
-            name="pointwise",
-        )(x)
+        )
+
+    def first(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        return self.depthwise.first(channels)
+
+    def rest(self, y: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+        return self.pointwise(y)
+
+
+def create_conv(kind: str, features: int, **attributes: Any) -> Layer:
+    """A 3×3 convolution, 'separable' as in EfficientDet or 'dense' as in RetinaNet."""
+    if kind == "separable":
+        return SeparableConv(features, **attributes)
+    return Conv(features, kernel_size=3, **attributes)
+
+
+def kernel_path(kind: str, name: str) -> str:
+    """Path of the last kernel of a `create_conv` called `name`: what a normalisation follows."""
+    return f"{name}/pointwise" if kind == "separable" else name
 
 
 def drop_connect(
@@ -194,11 +137,11 @@ def drop_connect(
     return jnp.where(keep, x / survival_probability, 0).astype(x.dtype)
 
 
-def run(module: nn.Module, *arrays: Any, train: bool, remat: bool) -> Any:
-    """`module(*arrays, train=train)`; `remat` keeps nothing of it for the backward pass.
+def call(module: nn.Module, *arguments: Any, train: bool, remat: bool) -> Any:
+    """`module(*arguments, train=train)`; with `remat` it keeps nothing for the backward pass.
 
     Its inner values are computed again there. Parameter paths and gradients are the same.
     """
     if not remat:
-        return module(*arrays, train=train)
-    return nn.remat(lambda module, *arrays: module(*arrays, train=train))(module, *arrays)
+        return module(*arguments, train=train)
+    return nn.remat(lambda module, *inner: module(*inner, train=train))(module, *arguments)

@@ -2,70 +2,120 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend import core
 
-from effdet_jax.layers.convolution import Conv, DepthwiseConv
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.efficientnet import MBConv
-from effdet_jax.model.initialize import trace
+from effdet_jax.model.initialize import abstract_variables, describe, trace
 from effdet_jax.spec import ModelSpec
-
-PARTS = ("backbone", "pyramid", "class_head", "box_head")
 
 
 def summarize(spec: ModelSpec) -> dict[str, Any]:
     """Counts of a model at its own image size, batch 1, as plain JSON types.
 
-    `parameters` (trainable), `multiply_adds` and `outputs` have one entry per part and a `total`;
-    `anchors` one per level and a `total`; `activations` the shape of each part's output per level.
-    Outputs are the values that the convolutions put out, multiply-adds these × inputs that each one
-    sums.
+    `parameters` (trainable), `multiply_adds` and `outputs` have one entry per part of the model and
+    a `total`; `anchors` one per level and a `total`; `activations` the shape of each part's output
+    per level. Outputs are the values that convolutions and matrix products put out; multiply-adds
+    are these times the products summed in each.
     """
-    parameters, adds, outputs, shapes = _trace(Detector(spec))
-    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(parameters[part])) for part in PARTS}
-    anchors = {f"P{level}": a[..., 0].size for level, a in spec.anchors().items()}
+    model = Detector(spec)
+    params = abstract_variables(model)["params"]
+    parts = [path[0] for path in describe(model).modules if len(path) == 1 and path[0] in params]
+    adds, outputs = count_products(model)
+    parameters = {part: _sizes(params[part]) for part in parts}
     return {
         "model": spec.name,
         "image_size": list(spec.image_size),
-        "parameters": _with_total(counts),
-        "multiply_adds": _with_total({part: adds[part] for part in PARTS}),
-        "outputs": _with_total({part: outputs[part] for part in PARTS}),
-        "anchors": _with_total(anchors),
-        "activations": shapes,
+        "parameters": _with_total(parameters),
+        "multiply_adds": _with_total({part: adds[part] for part in parts}),
+        "outputs": _with_total({part: outputs[part] for part in parts}),
+        "anchors": _with_total({f"P{n}": a[..., 0].size for n, a in spec.anchors().items()}),
+        "activations": _activations(model),
     }
+
+
+def _sizes(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def _trace(
-    model: Detector,
-) -> tuple[dict[str, Any], Counter[str], Counter[str], dict[str, Any]]:
-    """Abstract parameters, multiply-adds, outputs and their shapes per part, from an abstract run."""
-    adds: Counter[str] = Counter()
-    outputs: Counter[str] = Counter()
-    shapes: dict[str, Any] = {}
+def _activations(model: Detector) -> dict[str, dict[str, list[int]]]:
+    """{part: {'P3': shape}} of the parts whose output is one feature per level."""
+    shapes: dict[str, dict[str, list[int]]] = {}
 
-    def count(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        module, path = context.module, context.module.path
-        if context.method_name != "__call__" or not path:
-            return result
-        if isinstance(module, Conv | DepthwiseConv | MBConv):
-            values = math.prod(result.shape)
-            outputs[path[0]] += values
-            if isinstance(module, Conv):
-                adds[path[0]] += values * args[0].shape[-1] * module.kernel_size**2
-            elif isinstance(module, DepthwiseConv):
-                adds[path[0]] += values * module.kernel_size**2
-            else:  # Its projection and its attention are no modules.
-                attention = 2 * result.shape[0] * module.expanded * module.squeezed
-                adds[path[0]] += values * module.expanded + attention
-        elif len(path) == 1:
+    def listen(call, args, kwargs, context):
+        result, path = call(*args, **kwargs), context.module.path
+        if context.method_name == "__call__" and len(path) == 1 and isinstance(result, Mapping):
             shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in result.items()}
         return result
 
-    return trace(model, count)["params"], adds, outputs, shapes
+    trace(model, listen)
+    return shapes
+
+
+def count_products(model: Detector) -> tuple[Counter[str], Counter[str]]:
+    """(multiply-adds, output values) of all convolutions and matrix products, per part.
+
+    Read from the traced program of inference, so that every module's count, whatever it is built
+    of. Where platforms take different forms, the one with most multiply-adds counts: on a CPU
+    slices stand in for a convolution.
+    """
+    variables = abstract_variables(model)
+    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
+    # A function of its own: jax would not trace one again that it has seen.
+    program = jax.make_jaxpr(lambda variables, x: model.apply(variables, x))(variables, images)
+    adds: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
+    for scope, products, values in _products(program.jaxpr, ()):
+        # Flax names scopes by module: ('Detector', 'backbone', 'stem_conv').
+        part = next((name for name in scope if name in variables["params"]), "")
+        adds[part] += products
+        outputs[part] += values
+    return adds, outputs
+
+
+def _products(
+    jaxpr: core.Jaxpr, scope: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """(scope, multiply-adds, output values) of every convolution and product of a program."""
+    for equation in jaxpr.eqns:
+        inner = (*scope, *str(equation.source_info.name_stack).split("/"))
+        kind = equation.primitive.name
+        if kind in ("conv_general_dilated", "dot_general"):
+            values = math.prod(equation.outvars[0].aval.shape)
+            yield inner, values * _summed(equation), values
+        elif kind == "cond":
+            branches = [list(_products(b.jaxpr, inner)) for b in equation.params["branches"]]
+            yield from max(branches, key=lambda rows: sum(products for _, products, _ in rows))
+        else:
+            times = equation.params["length"] if kind == "scan" else 1
+            for part in _programs_in(equation.params):
+                for where, products, values in _products(part, inner):
+                    yield where, times * products, times * values
+
+
+def _summed(equation: core.JaxprEqn) -> int:
+    """How many products each output value is the sum of."""
+    left, right = (variable.aval for variable in equation.invars[:2])
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return math.prod(left.shape[axis] for axis in contracted)
+    numbers = equation.params["dimension_numbers"]
+    return math.prod(right.shape) // right.shape[numbers.rhs_spec[0]]
+
+
+def _programs_in(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+    """The programs that an operation calls."""
+    for value in params.values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

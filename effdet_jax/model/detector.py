@@ -1,7 +1,6 @@
-"""The detector: backbone → pyramid → class head, box head."""
+"""The detector: backbone → pyramid → heads. `BACKBONES` are in this file."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,17 +9,61 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.detection.heads import CLASS_BIAS, Head, Outputs
+from effdet_jax.detection.objective import OBJECTIVES, create_objective
 from effdet_jax.distributed.rows import split_rows
-from effdet_jax.layers.convolution import run
-from effdet_jax.model.efficientnet import EfficientNet
-from effdet_jax.model.pyramid import Pyramid
+from effdet_jax.layers.convolution import CONVOLUTIONS, call
+from effdet_jax.model.efficientnet import VARIANTS, EfficientNet
+from effdet_jax.model.graphs import PYRAMIDS
+from effdet_jax.model.merge import MERGES
+from effdet_jax.model.pyramid import LATERALS, NodeSettings, Pyramid
 from effdet_jax.ops.images import normalize
+from effdet_jax.ops.normalization import ACTIVATIONS
 from effdet_jax.spec import ModelSpec
 
-# Nothing; the inside of every block, fusion node and head convolution; those, and between backbone,
-# pyramid and heads too.
+# What training computes twice to keep less of it: nothing; the inside of every block, fusion node
+# and head convolution; those, and all that backbone, pyramid and heads pass on.
 REMAT = ("none", "blocks", "full")
+
+
+def _efficientnet(spec: ModelSpec, *, dtype: DTypeLike, remat: bool, name: str) -> EfficientNet:
+    return EfficientNet(
+        spec.backbone,
+        act=spec.activation,
+        survival_probability=spec.survival_probability,
+        padding=spec.padding,
+        epsilon=spec.backbone_epsilon,
+        dtype=dtype,
+        remat=remat,
+        name=name,
+    )
+
+
+# Name → (spec, dtype=, remat=, name=) → Flax module. The module's call `(images, train=)` maps
+# normalised images [B, H, W, 3] to {level: [B, H / 2**level, W / 2**level, C_level]}, sides rounded
+# up, with at least the spec's `min_level`; the pyramid pools levels above the last.
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    **dict.fromkeys(VARIANTS, _efficientnet),
+}
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Checks what a spec names against what there is.
+
+    Raises:
+      ValueError: a name is unknown; the message lists the known ones.
+    """
+    for field, known in (
+        ("backbone", BACKBONES),
+        ("pyramid", PYRAMIDS),
+        ("fusion", MERGES),
+        ("laterals", LATERALS),
+        ("conv", CONVOLUTIONS),
+        ("activation", ACTIVATIONS),
+        ("objective", OBJECTIVES),
+    ):
+        if getattr(spec, field) not in known:
+            names = ", ".join(filter(None, known))
+            raise ValueError(f"{field} '{getattr(spec, field)}' is unknown; there are {names}")
 
 
 class Detector(nn.Module):
@@ -32,9 +75,8 @@ class Detector(nn.Module):
     Attributes:
       spec: the architecture.
       class_names: names and ids of the classes, if known; not used by the network.
-      dtype: of the computation; parameters, statistics and outputs' losses stay float32.
-      remat: one of `REMAT`; what training computes twice to keep less. Parameters and results are
-        the same with each.
+      dtype: of the computation; parameters, statistics and losses stay float32.
+      remat: one of `REMAT`. Parameters and results are the same with each.
     """
 
     spec: ModelSpec
@@ -43,48 +85,44 @@ class Detector(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Outputs:
-        """Images normalised with the spec's mean and std → `Outputs`."""
+    def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Any:
+        """Images normalised with the spec's mean and std → the objective's outputs.
+
+        Raises:
+          ValueError: the spec or `remat` has an unknown name.
+        """
         spec = self.spec
+        check_spec(spec)
         if self.remat not in REMAT:
             raise ValueError(f"remat '{self.remat}' is unknown; there are {', '.join(REMAT)}")
-        shared = {
-            "act": spec.activation,
-            "dtype": self.dtype,
-            "remat": self.remat != "none",
-        }
-        backbone = EfficientNet(
-            spec.backbone,
-            survival_probability=spec.survival_probability,
-            padding=spec.padding,
-            epsilon=spec.backbone_epsilon,
-            name="backbone",
-            **shared,
-        )
+        shared = {"dtype": self.dtype, "remat": self.remat != "none"}
+        backbone = BACKBONES[spec.backbone](spec, name="backbone", **shared)
         pyramid = Pyramid(
-            spec.pyramid_width,
+            NodeSettings(
+                spec.pyramid_width,
+                spec.fusion,
+                spec.activation,
+                spec.conv,
+                spec.redundant_bias,
+                spec.padding,
+                self.dtype,
+            ),
             spec.pyramid_cells,
+            spec.pyramid,
             spec.min_level,
             spec.max_level,
-            spec.fusion,
-            redundant_bias=spec.redundant_bias,
-            padding=spec.padding,
+            spec.laterals,
+            shared["remat"],
             name="pyramid",
-            **shared,
         )
-        head = {
-            "anchors": spec.anchors_per_cell,
-            "width": spec.pyramid_width,
-            "depth": spec.head_depth,
-            "redundant_bias": spec.redundant_bias,
-            **shared,
-        }
-        class_head = Head(spec.num_classes, bias=CLASS_BIAS, name="class_head", **head)
-        box_head = Head(4, name="box_head", **head)
+        objective = create_objective(spec)
+        heads = objective.heads(**shared)
 
-        call = functools.partial(run, train=train, remat=self.remat == "full")
-        features = call(pyramid, call(backbone, split_rows(images)))
-        return Outputs(call(class_head, features), call(box_head, features))
+        def run(module: nn.Module, x: Any) -> Any:
+            return call(module, x, train=train, remat=self.remat == "full")
+
+        features = run(pyramid, run(backbone, split_rows(images)))
+        return objective.outputs(**{field: run(head, features) for field, head in heads.items()})
 
     def preprocess(self, batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
         """The network's input from a batch's `image` [B, H, W, 3] uint8 and `content` [B, 2]."""

@@ -6,33 +6,49 @@ Tan & Le, arXiv:1905.11946; Lite: no squeeze-and-excitation, ReLU6, stem and end
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from effdet_jax.layers.batch_norm import BatchNorm, Normalized, activation, consume
-from effdet_jax.layers.convolution import Conv, DepthwiseConv, PointwiseWeights, drop_connect, run
+from effdet_jax.layers.batch_norm import BatchNorm
+from effdet_jax.layers.convolution import Conv, DepthwiseConv, call, drop_connect
 from effdet_jax.ops.convolution import gated_pointwise_conv, pointwise_conv
+from effdet_jax.ops.normalization import activation
 
-# (width, depth) multipliers, arXiv:1905.11946 and google/automl's efficientnet_builder.
-SCALING = {
-    "efficientnet-b0": (1.0, 1.0),
-    "efficientnet-b1": (1.0, 1.1),
-    "efficientnet-b2": (1.1, 1.2),
-    "efficientnet-b3": (1.2, 1.4),
-    "efficientnet-b4": (1.4, 1.8),
-    "efficientnet-b5": (1.6, 2.2),
-    "efficientnet-b6": (1.8, 2.6),
-    "efficientnet-b7": (2.0, 3.1),
-    "efficientnet-lite0": (1.0, 1.0),
-    "efficientnet-lite1": (1.0, 1.1),
-    "efficientnet-lite2": (1.1, 1.2),
-    "efficientnet-lite3": (1.2, 1.4),
-    "efficientnet-lite4": (1.4, 1.8),
-    "efficientnet-tiny": (0.25, 0.1),  # Not published: a narrow block per stage, to try things out.
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What one published EfficientNet differs in from the others.
+
+    Attributes:
+      width, depth: multipliers of channels and of blocks per stage.
+      lite: no squeeze-and-excitation; stem, first and last stage aren't scaled.
+    """
+
+    width: float
+    depth: float
+    lite: bool = False
+
+
+# arXiv:1905.11946 and google/automl's efficientnet_builder.
+VARIANTS = {
+    "efficientnet-b0": Variant(1.0, 1.0),
+    "efficientnet-b1": Variant(1.0, 1.1),
+    "efficientnet-b2": Variant(1.1, 1.2),
+    "efficientnet-b3": Variant(1.2, 1.4),
+    "efficientnet-b4": Variant(1.4, 1.8),
+    "efficientnet-b5": Variant(1.6, 2.2),
+    "efficientnet-b6": Variant(1.8, 2.6),
+    "efficientnet-b7": Variant(2.0, 3.1),
+    "efficientnet-lite0": Variant(1.0, 1.0, lite=True),
+    "efficientnet-lite1": Variant(1.0, 1.1, lite=True),
+    "efficientnet-lite2": Variant(1.1, 1.2, lite=True),
+    "efficientnet-lite3": Variant(1.2, 1.4, lite=True),
+    "efficientnet-lite4": Variant(1.4, 1.8, lite=True),
+    "efficientnet-tiny": Variant(0.25, 0.1),  # Not published: a narrow block per stage, for trials.
 }
 
 # (blocks, kernel, stride, expansion, output channels) of B0's stages, arXiv:1905.11946 table 1.
@@ -67,33 +83,42 @@ def round_features(features: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
+def find_variant(name: str) -> Variant:
+    """The variant of a backbone's name.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"backbone '{name}' is unknown; there are {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
 def stem_features(backbone: str) -> int:
     """Channels of the first convolution; Lite doesn't scale them."""
-    width = 1.0 if "lite" in backbone else SCALING[backbone][0]
-    return round_features(STEM_FEATURES, width)
+    variant = find_variant(backbone)
+    return round_features(STEM_FEATURES, 1.0 if variant.lite else variant.width)
 
 
 def uses_squeeze_excite(backbone: str) -> bool:
     """Whether its blocks have a channel attention; Lite's don't."""
-    return "lite" not in backbone
+    return not find_variant(backbone).lite
 
 
 def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
     """All blocks of a backbone in order.
 
     Raises:
-      ValueError: the backbone isn't in `SCALING`.
+      ValueError: the backbone isn't in `VARIANTS`.
     """
-    if backbone not in SCALING:
-        raise ValueError(f"backbone '{backbone}' is unknown; there are {', '.join(SCALING)}")
-    width, depth = SCALING[backbone]
+    variant = find_variant(backbone)
     features = stem_features(backbone)
     blocks = []
     for stage, (repeats, kernel_size, stride, expansion, out) in enumerate(STAGES):
         # Lite keeps the first and the last stage at one block.
-        if not ("lite" in backbone and stage in (0, len(STAGES) - 1)):
-            repeats = math.ceil(depth * repeats)
-        out = round_features(out, width)
+        if not (variant.lite and stage in (0, len(STAGES) - 1)):
+            repeats = math.ceil(variant.depth * repeats)
+        out = round_features(out, variant.width)
         for repeat in range(repeats):
             first = repeat == 0
             blocks.append(
@@ -103,45 +128,73 @@ def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
     return tuple(blocks)
 
 
-class SqueezeExciteWeights(nn.Module):
-    """Parameters of a channel attention; see `squeeze_excite`."""
+class SqueezeExcite(nn.Module):
+    """Channel attention: what each channel of an image is multiplied with (arXiv:1709.01507).
 
-    channels: int
+    Attributes:
+      squeezed: channels between its two convolutions.
+      act: name of the activation between them.
+      dtype: of the computation.
+    """
+
     squeezed: int
+    act: str
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        reduce = PointwiseWeights(
-            self.channels, self.squeezed, True, dtype=self.dtype, name="reduce"
-        )
-        expand = PointwiseWeights(
-            self.squeezed, self.channels, True, dtype=self.dtype, name="expand"
-        )
-        return reduce(), expand()
-
-
-def squeeze_excite(
-    x: Float[Array, "B H W C"], weights: tuple[tuple[Array, Array], ...], act: str
-) -> Float[Array, "B 1 1 C"]:
-    """What each channel of an image is to be multiplied with (arXiv:1709.01507)."""
-    (reduce, reduce_bias), (expand, expand_bias) = weights
-    pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
-    hidden = activation(act)(pointwise_conv(pooled, reduce) + reduce_bias)
-    return nn.sigmoid(pointwise_conv(hidden, expand) + expand_bias)
+    def gate(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        """(function, weights): `function(x [B, H, W, C], *weights)` is the gate [B, 1, 1, C]."""
+        reduce, reduce_weights = Conv(
+            self.squeezed, use_bias=True, dtype=self.dtype, name="reduce"
+        ).first(channels)
+        expand, expand_weights = Conv(
+            channels, use_bias=True, dtype=self.dtype, name="expand"
+        ).first(self.squeezed)
+        return _gate(reduce, expand, self.act), [*reduce_weights, *expand_weights]
 
 
 @functools.cache
-def _project(act: str, train: bool) -> Callable[..., Array]:
-    """(x, kernel, weights of squeeze-and-excitation or None) → the end of a block."""
+def _gate(reduce: Callable[..., Array], expand: Callable[..., Array], act: str):
+    def gate(x, reduce_kernel, reduce_bias, expand_kernel, expand_bias):
+        pooled = jnp.mean(x, (1, 2), keepdims=True)  # [B, 1, 1, C]
+        hidden = activation(act)(reduce(pooled, reduce_kernel, reduce_bias))
+        return nn.sigmoid(expand(hidden, expand_kernel, expand_bias))
 
-    def run(x, kernel, weights):
-        if weights is None:
-            return pointwise_conv(x, kernel)
-        gate = squeeze_excite(x, weights, act)
-        return pointwise_conv(x * gate, kernel) if train else gated_pointwise_conv(x, gate, kernel)
+    return gate
 
-    return run
+
+@dataclasses.dataclass
+class GatedConv:
+    """Squeeze-and-excitation, then the 1×1 convolution: one `Layer` of two modules.
+
+    Inference on a CPU multiplies the gate into the convolution's kernel, which saves a pass.
+    """
+
+    attention: SqueezeExcite
+    conv: Conv
+    train: bool
+
+    def first(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        gate, gate_weights = self.attention.gate(channels)
+        _, (kernel,) = self.conv.first(channels)
+        return _gated(gate, self.train), [kernel, *gate_weights]
+
+    def rest(self, y: Array) -> Array:
+        return y
+
+    def __call__(self, x: Array) -> Array:
+        function, weights = self.first(x.shape[-1])
+        return function(x, *weights)
+
+
+@functools.cache
+def _gated(gate: Callable[..., Array], train: bool) -> Callable[..., Array]:
+    def project(x, kernel, *gate_weights):
+        if train:
+            return pointwise_conv(x * gate(x, *gate_weights), kernel[0, 0])
+        return gated_pointwise_conv(x, gate(x, *gate_weights), kernel[0, 0])
+
+    return project
 
 
 class MBConv(nn.Module):
@@ -176,38 +229,39 @@ class MBConv(nn.Module):
         return max(1, self.spec.in_features // 4) if self.use_se else 0
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"] | Normalized, *, train: bool
-    ) -> Float[Array, "B h w D"]:
-        spec, y = self.spec, x
-        batch_norm = functools.partial(BatchNorm, epsilon=self.epsilon)
-        if spec.expansion != 1:
-            y = Conv(self.expanded, dtype=self.dtype, name="expand_conv")(y)
-            y = batch_norm(self.act, name="expand_bn")(y, train=train, deferred=True)
-        y = DepthwiseConv(
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        spec = self.spec
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(BatchNorm, epsilon=self.epsilon)
+        depthwise = DepthwiseConv(
             spec.kernel_size, spec.stride, self.padding, dtype=self.dtype, name="depthwise_conv"
-        )(y)
-        y = batch_norm(self.act, name="depthwise_bn")(y, train=train, deferred=True)
-        weights = None
-        if self.use_se:
-            weights = SqueezeExciteWeights(self.expanded, self.squeezed, self.dtype, name="se")()
-        kernel, _ = PointwiseWeights(
-            self.expanded, spec.out_features, dtype=self.dtype, name="project_conv"
-        )()
-        y = consume(_project(self.act, train), y, kernel, weights)
-        y = batch_norm(name="project_bn")(y, train=train)
+        )
+        project = conv(spec.out_features, name="project_conv")
+        if self.squeezed:
+            attention = SqueezeExcite(self.squeezed, self.act, self.dtype, name="se")
+            project = GatedConv(attention, project, train)
+
+        if spec.expansion == 1:
+            y = depthwise(x)
+        else:
+            y = conv(self.expanded, name="expand_conv")(x)
+            expand_bn = norm(self.act, after="expand_conv", name="expand_bn")
+            y = expand_bn(y, train=train, then=depthwise)
+        depthwise_bn = norm(self.act, after="depthwise_conv", name="depthwise_bn")
+        y = depthwise_bn(y, train=train, then=project)
+        y = norm(after="project_conv", name="project_bn")(y, train=train)
         if spec.stride != 1 or spec.in_features != spec.out_features:
             return y
         if train and self.survival_probability < 1.0:
             y = drop_connect(y, self.survival_probability, self.make_rng("drop_connect"))
-        return consume(jnp.add, x, y)
+        return x + y
 
 
 class EfficientNet(nn.Module):
     """Backbone of a detector.
 
     Attributes:
-      variant: a key of `SCALING`.
+      variant: a key of `VARIANTS`.
       act: name of the activation.
       survival_probability: of the last block; earlier blocks survive more often, the first always.
         Training with less than 1 needs an rng named 'drop_connect'.
@@ -239,8 +293,8 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             name="stem_conv",
         )(images)
-        norm = BatchNorm(self.act, epsilon=self.epsilon, name="stem_bn")
-        x = norm(x, train=train, deferred=True)  # The first block starts with a depthwise one.
+        norm = BatchNorm(self.act, epsilon=self.epsilon, after="stem_conv", name="stem_bn")
+        x = norm(x, train=train)
         features, level = {}, 1
         blocks = block_specs(self.variant)
         for index, spec in enumerate(blocks):
@@ -249,7 +303,7 @@ class EfficientNet(nn.Module):
                 level += 1
             block = MBConv(
                 spec,
-                use_se="lite" not in self.variant,
+                use_se=not find_variant(self.variant).lite,
                 act=self.act,
                 survival_probability=1 - (1 - self.survival_probability) * index / len(blocks),
                 padding=self.padding,
@@ -257,6 +311,6 @@ class EfficientNet(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{index}",
             )
-            x = run(block, x, train=train, remat=self.remat)
+            x = call(block, x, train=train, remat=self.remat)
         features[level] = x
         return {level: features[level] for level in (3, 4, 5)}

@@ -1,6 +1,7 @@
 """Pyramid graphs as node lists: a pyramid differs from another by data, not by code."""
 
 import dataclasses
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,11 +12,13 @@ class Node:
       name: 'P4_td'; also its scope in the parameter tree.
       level: its output stride is 2**level.
       inputs: names of earlier nodes, or of cell inputs ('P3_in'), in the order of their weights.
+      merge: one of `merge.MERGES`; '' is the spec's fusion.
     """
 
     name: str
     level: int
     inputs: tuple[str, ...]
+    merge: str = ""
 
 
 def bifpn(min_level: int, max_level: int) -> tuple[Node, ...]:
@@ -48,3 +51,10 @@ def bifpn(min_level: int, max_level: int) -> tuple[Node, ...]:
     for level in range(min_level + 1, max_level + 1):
         add(f"P{level}_out", level, (*seen[level], latest[level - 1]))
     return tuple(nodes)
+
+
+# Name → (min_level, max_level) → nodes of one cell, inputs before consumers. The last node of a
+# level is that level's output.
+PYRAMIDS: dict[str, Callable[[int, int], tuple[Node, ...]]] = {
+    "bifpn": bifpn,
+}

@@ -1,8 +1,9 @@
-"""A detector's variables without running it: their shapes, and what a new one starts from."""
+"""A detector's variables without running it: their shapes, start values and what layers declare."""
 
+import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,63 +12,111 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from effdet_jax.layers.convolution import KernelInit
+from effdet_jax.layers.initializers import KernelInit
+from effdet_jax.layers.layer import decayed_parameters, separate_parameters
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import ModelSpec
 
-# Of what isn't drawn, by name; the others start from 0.
-_ONES = ("/scale", "/var", "/weights")
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What an abstract run tells of a model.
+
+    Attributes:
+      shapes: {'params', 'batch_stats', …} of `jax.ShapeDtypeStruct`.
+      modules: its modules by path, () being the model; to read attributes of, not to call.
+    """
+
+    shapes: Mapping[str, Any]
+    modules: Mapping[Path, nn.Module]
+
+    def mask(self, names_of: Callable[[nn.Module], tuple[str, ...]]) -> dict[str, Any]:
+        """A tree like `params`, True for the parameters that `names_of(their module)` names."""
+        flat = traverse_util.flatten_dict(self.shapes["params"])
+        return traverse_util.unflatten_dict(
+            {
+                path: path[:-1] in self.modules and path[-1] in names_of(self.modules[path[:-1]])
+                for path in flat
+            }
+        )
+
+
+def describe(model: Detector) -> Description:
+    """Shapes and modules of a model; nothing is computed. Models of equal specs share it."""
+    return _describe(model.spec)
 
 
 def abstract_variables(model: Detector) -> dict[str, Any]:
     """`{'params', 'batch_stats'}` of shapes and dtypes; nothing is computed."""
-    return jax.tree.map(lambda leaf: leaf, _describe(model.spec)[0])  # The caller's own tree.
+    return jax.tree.map(lambda leaf: leaf, dict(describe(model).shapes))  # The caller's own tree.
+
+
+def parameter_masks(model: Detector) -> dict[str, Any]:
+    """What layers declare of their parameters, for `training.optimizer.create_optimizer`.
+
+    `decayed` and `separate` are trees like `params`: True for what weight decay touches, and for
+    vectors whose elements are clipped one by one.
+    """
+    description = describe(model)
+    return {
+        "decayed": description.mask(decayed_parameters),
+        "separate": description.mask(separate_parameters),
+    }
 
 
 def initial_variables(model: Detector, seed: int = 0) -> dict[str, Any]:
     """`{'params', 'batch_stats'}` of a new detector, as numpy arrays.
 
-    They have the distributions of `model.init`, drawn by numpy: XLA takes ten times as long to
-    compile hundreds of draws as this to run. A tensor's values follow from seed, path and shape:
-    they are the same on every platform and whatever the other tensors are.
+    Values are those of the modules' own initialisers. Kernels with a `KernelInit` are drawn by its
+    numpy twin, from seed, path and shape: XLA takes ten times as long to compile hundreds of draws.
     """
-    shapes, inits = _describe(model.spec)
+    description = describe(model)
+    drawn = {
+        ("params", *path, "kernel"): module.kernel_init
+        for path, module in description.modules.items()
+        if isinstance(getattr(module, "kernel_init", None), KernelInit)
+    }
+    shapes = traverse_util.flatten_dict(dict(description.shapes))
+    values = {path: np.asarray(x) for path, x in _other_values(model, seed, drawn).items()}
+    for path in drawn.keys() & shapes.keys():
+        rng = np.random.default_rng([seed, zlib.crc32("/".join(path).encode())])
+        values[path] = drawn[path].draw(rng, shapes[path].shape)
+    return traverse_util.unflatten_dict({path: values[path] for path in shapes})
 
-    def start(path: str, shape: tuple[int, ...]) -> np.ndarray:
-        if path.endswith("/kernel"):
-            rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
-            return inits[path].draw(rng, shape)
-        return np.full(shape, inits.get(path, float(path.endswith(_ONES))), np.float32)
 
-    flat = traverse_util.flatten_dict(shapes, sep="/")
-    started = {path: start(path, leaf.shape) for path, leaf in flat.items()}
-    return traverse_util.unflatten_dict(started, sep="/")
+def _other_values(model: Detector, seed: int, drawn: Mapping[Path, KernelInit]) -> dict[Path, Any]:
+    """Start values of all variables but `drawn`, by the module itself; XLA drops what isn't asked."""
+    images = jnp.zeros((1, *model.spec.image_size, 3))
 
+    @jax.jit
+    def initialize(key):
+        variables = traverse_util.flatten_dict(dict(Detector(model.spec).init(key, images)))
+        return {path: x for path, x in variables.items() if path not in drawn}
 
-def trace(
-    model: Detector, listen: Callable[..., Any], image_size: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """`abstract_variables`, with `listen` called instead of every module's methods (Flax's
-    `intercept_methods`); `image_size` is the spec's if not given.
-    """
-    images = jax.ShapeDtypeStruct((1, *(image_size or model.spec.image_size), 3), jnp.float32)
-    with nn.intercept_methods(listen):
-        # A function of its own: jax would not trace one again that it has seen.
-        return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
+    return jax.device_get(initialize(jax.random.key(seed)))
 
 
 @functools.lru_cache(maxsize=16)
-def _describe(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, KernelInit | float]]:
-    """(abstract variables, by path: how kernels are drawn and biases that don't start from 0)."""
-    inits: dict[str, KernelInit | float] = {}
+def _describe(spec: ModelSpec) -> Description:
+    modules: dict[Path, nn.Module] = {}
 
     def listen(call, args, kwargs, context):
-        for name, attribute in (("kernel", "kernel_init"), ("bias", "initial_bias")):
-            if hasattr(context.module, attribute):
-                path = "/".join(("params", *context.module.path, name))
-                inits[path] = getattr(context.module, attribute)
+        modules[context.module.path] = context.module
         return call(*args, **kwargs)
 
-    # Nothing depends on the image's size: the least is the quickest.
-    side = 2**spec.max_level
-    return trace(Detector(spec), listen, (side, side)), inits
+    shapes = trace(Detector(spec), listen)
+    # Unbound copies: the bound ones would keep all that was traced alive.
+    return Description(shapes, {path: module.copy() for path, module in modules.items()})
+
+
+def trace(model: Detector, listen: Callable[..., Any]) -> dict[str, Any]:
+    """Shapes of a model's variables, with `listen` called instead of every module's methods.
+
+    `listen` is an interceptor of `flax.linen.intercept_methods`.
+    """
+    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
+    with nn.intercept_methods(listen):
+        # A function of its own: jax would not trace one again that it has seen.
+        return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))

@@ -1,6 +1,8 @@
-"""Weighted feature fusion (arXiv:1911.09070, section 3.3), the weights explicit parameters."""
+"""How a pyramid node merges its inputs: `MERGES`, by the name that a spec or a node gives."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,7 +12,7 @@ EPSILON = 1e-4
 
 
 def normalized_weights(weights: Float[Array, " n"], method: str) -> Float[Array, " n"]:
-    """What each input counts: 'fast' wᵢ⁺ / (Σ w⁺ + 1e-4), 'softmax', or 'unbounded' wᵢ itself.
+    """Weight of each input: 'fast' wᵢ⁺ / (Σ w⁺ + 1e-4), 'softmax', or 'unbounded' wᵢ itself.
 
     Raises:
       ValueError: an unknown method.
@@ -22,18 +24,37 @@ def normalized_weights(weights: Float[Array, " n"], method: str) -> Float[Array,
         return nn.softmax(weights)
     if method == "unbounded":
         return weights
-    raise ValueError(f"fusion method '{method}' has no weights or is unknown")
+    raise ValueError(f"fusion method '{method}' is unknown")
 
 
-class Fusion(nn.Module):
-    """Sum of equally shaped features, weighted by one learned scalar each; 'sum' has no weights."""
+class WeightedFusion(nn.Module):
+    """Sum of equally shaped features, weighted by one learned scalar each.
+
+    arXiv:1911.09070, section 3.3; the scalars are the explicit parameter `weights` [n].
+    """
 
     method: str
+    separate: ClassVar[tuple[str, ...]] = ("weights",)  # The reference has a variable for each.
 
     @nn.compact
     def __call__(self, inputs: Sequence[Float[Array, "B H W C"]]) -> Float[Array, "B H W C"]:
-        if self.method == "sum":
-            return sum(inputs[1:], start=inputs[0])
         weights = self.param("weights", nn.initializers.ones, (len(inputs),), jnp.float32)
         weights = normalized_weights(weights, self.method)
         return sum(x * weight.astype(x.dtype) for x, weight in zip(inputs, weights))
+
+
+class Sum(nn.Module):
+    """Plain sum of equally shaped features."""
+
+    @nn.compact
+    def __call__(self, inputs: Sequence[Float[Array, "B H W C"]]) -> Float[Array, "B H W C"]:
+        return sum(inputs[1:], start=inputs[0])
+
+
+# Name → module maker; the module merges features [B, H, W, C] of one shape.
+MERGES: dict[str, Callable[..., nn.Module]] = {
+    "fast": functools.partial(WeightedFusion, "fast"),
+    "softmax": functools.partial(WeightedFusion, "softmax"),
+    "unbounded": functools.partial(WeightedFusion, "unbounded"),
+    "sum": Sum,
+}

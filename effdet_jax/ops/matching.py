@@ -11,7 +11,7 @@ from effdet_jax.distributed.rows import split_rows
 from effdet_jax.ops import boxes as box_ops
 
 UNMATCHED = -1
-_NOWHERE = np.iinfo(np.int32).max  # Position of no anchor.
+_NOWHERE = np.iinfo(np.int32).max  # The position that stands for no anchor.
 
 
 def match(
@@ -39,16 +39,32 @@ def match(
       anchors: {level: [..., 4]} yxyx, pixels; their order is the levels', then the arrays'.
       threshold: least IoU of step 1.
     """
-    batch, num_slots = valid.shape
-    full_shapes = {level: (batch, *array.shape[:-1]) for level, array in anchors.items()}
+    shapes = {level: (len(valid), *array.shape[:-1]) for level, array in anchors.items()}
+    if valid.shape[1] == 0:
+        return {level: jnp.full(shape, UNMATCHED, jnp.int32) for level, shape in shapes.items()}
     # [H, W · A, 4]: an innermost axis as short as A is slow.
     anchors = {
         level: jnp.asarray(array).reshape(len(array), -1, 4) for level, array in anchors.items()
     }
-    shapes = {level: (batch, *array.shape[:-1]) for level, array in anchors.items()}
     positions = _positions(anchors)
-    slots = jnp.arange(1, num_slots + 1, dtype=jnp.int32)
+    slots = jnp.arange(1, valid.shape[1] + 1, dtype=jnp.int32)
     used_slots = jnp.max(jnp.where(valid, slots, 0), initial=0)
+    best, chosen, claims = _choose(boxes, valid, anchors, positions, used_slots)
+    chosen = {
+        level: jnp.where(best[level] >= threshold, chosen[level], UNMATCHED) for level in chosen
+    }
+    chosen = _grant(chosen, claims, positions, used_slots)
+    return {level: chosen[level].reshape(shape) for level, shape in shapes.items()}
+
+
+def _choose(
+    boxes: Float[Array, "B G 4"],
+    valid: Bool[Array, "B G"],
+    anchors: Mapping[int, Array],
+    positions: Mapping[int, Array],
+    used_slots: Int[Array, ""],
+) -> tuple[dict[int, Array], dict[int, Array], Int[Array, "B G"]]:
+    """Step 1: (best IoU of every anchor, its box; the position of the anchor that a box claims)."""
 
     def take_box(index, state):
         best, chosen, claims = state
@@ -58,17 +74,28 @@ def match(
             overlap = box_ops.iou(_expand(box, array.ndim - 1), array)
             overlap = jnp.where(_expand(is_valid, array.ndim - 1), overlap, -1.0)
             iou[level] = split_rows(overlap)
-        top = _reduce(jnp.max, iou)
-        at_top = {
-            level: jnp.where(x == _expand(top, x.ndim - 1), positions[level], _NOWHERE)
-            for level, x in iou.items()
-        }
-        claim = jnp.where(is_valid, _reduce(jnp.min, at_top), _NOWHERE)
+        claim = jnp.where(is_valid, _first_of_largest(iou, positions), _NOWHERE)
         chosen = {level: jnp.where(iou[level] > best[level], index, chosen[level]) for level in iou}
         best = {level: jnp.maximum(best[level], iou[level]) for level in iou}
         return best, chosen, lax.dynamic_update_index_in_dim(claims, claim, index, axis=1)
 
-    def grant(step, chosen):
+    dtype = jnp.result_type(boxes, *anchors.values())
+    shapes = {level: (len(valid), *array.shape[:-1]) for level, array in anchors.items()}
+    best = {level: split_rows(jnp.zeros(shape, dtype)) for level, shape in shapes.items()}
+    chosen = {level: split_rows(jnp.zeros(shape, jnp.int32)) for level, shape in shapes.items()}
+    claims = jnp.full(valid.shape, _NOWHERE, jnp.int32)
+    return lax.fori_loop(0, used_slots, take_box, (best, chosen, claims))
+
+
+def _grant(
+    chosen: dict[int, Array],
+    claims: Int[Array, "B G"],
+    positions: Mapping[int, Array],
+    used_slots: Int[Array, ""],
+) -> dict[int, Array]:
+    """Step 2: every box gets the anchor that it claims."""
+
+    def grant_box(step, chosen):
         index = used_slots - 1 - step  # The first box comes last, and keeps what it claims.
         claim = lax.dynamic_index_in_dim(claims, index, 1, False)
         return {
@@ -76,17 +103,17 @@ def match(
             for level, x in chosen.items()
         }
 
-    dtype = jnp.result_type(boxes, *anchors.values())
-    best = {level: split_rows(jnp.zeros(shape, dtype)) for level, shape in shapes.items()}
-    chosen = {level: split_rows(jnp.zeros(shape, jnp.int32)) for level, shape in shapes.items()}
-    claims = jnp.full((batch, num_slots), _NOWHERE, jnp.int32)
-    if num_slots:
-        best, chosen, claims = lax.fori_loop(0, used_slots, take_box, (best, chosen, claims))
-    chosen = {
-        level: jnp.where(best[level] >= threshold, chosen[level], UNMATCHED) for level in chosen
+    return lax.fori_loop(0, used_slots, grant_box, chosen)
+
+
+def _first_of_largest(iou: Mapping[int, Array], positions: Mapping[int, Array]) -> Int[Array, " B"]:
+    """Position of the anchor with the largest IoU, the first of equals."""
+    top = _reduce(jnp.max, iou)
+    at_top = {
+        level: jnp.where(x == _expand(top, x.ndim - 1), positions[level], _NOWHERE)
+        for level, x in iou.items()
     }
-    chosen = lax.fori_loop(0, used_slots, grant, chosen) if num_slots else chosen
-    return {level: chosen[level].reshape(shape) for level, shape in full_shapes.items()}
+    return _reduce(jnp.min, at_top)
 
 
 def _positions(anchors: Mapping[int, Array | np.ndarray]) -> dict[int, Array]:

@@ -37,13 +37,22 @@ def hard_nms(
     Returns:
       Indices of the kept boxes, best first, -1 beyond the last; and their scores, 0 there.
     """
-    count = boxes.shape[0]
-    blocks = -(-count // BLOCK)
-    padding = blocks * BLOCK - count
-    sides = _with_offset(boxes, pixel_offset)
-    padded_boxes = jnp.pad(sides, ((0, padding), (0, 0)))
-    padded_classes = jnp.pad(classes, (0, padding))
-    candidate = jnp.pad(scores > -jnp.inf, (0, padding))
+    blocks = -(-len(boxes) // BLOCK)
+    padding = blocks * BLOCK - len(boxes)
+    candidates = (
+        jnp.pad(_with_offset(boxes, pixel_offset), ((0, padding), (0, 0))),
+        jnp.pad(classes, (0, padding)),
+        jnp.pad(scores > -jnp.inf, (0, padding)),
+    )
+    kept_indices = _keep_greedily(candidates, iou_threshold, max_detections)
+    return kept_indices, jnp.where(kept_indices >= 0, scores[kept_indices], 0.0)
+
+
+def _keep_greedily(
+    candidates: tuple[Array, Array, Array], iou_threshold: float, max_detections: int
+) -> Int[Array, " M"]:
+    """Indices of kept candidates (boxes, classes, whether real), -1 beyond the last."""
+    boxes, classes, real = candidates
     earlier = jnp.tril(jnp.ones((BLOCK, BLOCK), bool), -1)
 
     def overlaps(boxes_a, classes_a, boxes_b, classes_b):
@@ -52,14 +61,14 @@ def hard_nms(
 
     def more(state):
         block, kept, *_ = state
-        return (block < blocks) & (kept < max_detections)
+        return (block < len(boxes) // BLOCK) & (kept < max_detections)
 
     def one_block(state):
         block, kept, kept_boxes, kept_classes, kept_indices = state
         start = block * BLOCK
-        some_boxes = lax.dynamic_slice_in_dim(padded_boxes, start, BLOCK)
-        some_classes = lax.dynamic_slice_in_dim(padded_classes, start, BLOCK)
-        alive = lax.dynamic_slice_in_dim(candidate, start, BLOCK)
+        some_boxes, some_classes, alive = (
+            lax.dynamic_slice_in_dim(x, start, BLOCK) for x in (boxes, classes, real)
+        )
         by_kept = overlaps(some_boxes, some_classes, kept_boxes, kept_classes)
         alive &= ~jnp.any(by_kept & (jnp.arange(max_detections) < kept), axis=1)
         by_block = overlaps(some_boxes, some_classes, some_boxes, some_classes) & earlier
@@ -71,15 +80,9 @@ def hard_nms(
         kept = jnp.minimum(kept + jnp.sum(keep), max_detections)
         return block + 1, kept, kept_boxes, kept_classes, kept_indices
 
-    state = (
-        jnp.int32(0),
-        jnp.int32(0),
-        jnp.zeros((max_detections, 4), boxes.dtype),
-        jnp.zeros(max_detections, classes.dtype),
-        jnp.full(max_detections, -1, jnp.int32),
-    )
-    kept_indices = lax.while_loop(more, one_block, state)[-1]
-    return kept_indices, jnp.where(kept_indices >= 0, scores[kept_indices], 0.0)
+    nothing = jnp.zeros((max_detections, 4), boxes.dtype), jnp.zeros(max_detections, classes.dtype)
+    indices = jnp.full(max_detections, -1, jnp.int32)
+    return lax.while_loop(more, one_block, (jnp.int32(0), jnp.int32(0), *nothing, indices))[-1]
 
 
 def _greedy(suppresses: Array, alive: Array) -> Array:
@@ -111,20 +114,12 @@ def soft_nms(
 
     Each kept box multiplies the scores of its class by exp(-IoU² / σ); there is no hard cut. Boxes
     that fall below `score_threshold` this way are dropped, so the best box of a class stays
-    whatever its score, as in the reference.
+    whatever its score, as in the reference. Arguments and results are those of `hard_nms`, but
+    `scores` may be in any order and come back lowered.
 
     Args:
-      boxes: yxyx, pixels.
-      scores: in any order; rows with -inf are padding.
-      classes: boxes of different classes don't touch each other.
       sigma: larger is milder.
       score_threshold: least score of a box that overlaps a better one.
-      max_detections: M.
-      pixel_offset: see `hard_nms`.
-
-    Returns:
-      Indices of the kept boxes, best lowered score first, -1 beyond the last; and the lowered
-      scores, 0 there.
     """
     sides = _with_offset(boxes, pixel_offset)
 

@@ -196,7 +196,7 @@ def build(
     mesh = mesh_of(config, devices)
     model = _model_for(config, on_cpu=devices[0].platform == "cpu")
     step = train_step_of(config, model, plan_of(config, roofline.COCO_IMAGES), mesh)
-    state = abstract_state(model, optimizer_of(config), mesh)
+    state = abstract_state(model, optimizer_of(config, model), mesh)
     batch = abstract_batch(config, model.spec.image_size, mesh)
     return step, (state, batch), job_of(model, state, batch)
 

@@ -1,14 +1,8 @@
 """Learning rate, optimizer and EMA decay as the reference trains (google/automl, TF1 path)."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import Array
-
-from effdet_jax.distributed.rows import by_platform
 
 SCHEDULES = ("cosine", "stepwise", "polynomial", "constant")
 OPTIMIZERS = ("sgd", "adamw")
@@ -60,9 +54,11 @@ def learning_rate_schedule(
     return lambda step: jnp.where(step < warmup_steps, warmup(step), after(step))
 
 
-def make_optimizer(
+def create_optimizer(
     name: str = "sgd",
     *,
+    decayed: optax.Params,
+    separate: optax.Params,
     momentum: float = 0.9,
     weight_decay: float = 4e-5,
     clip_norm: float = 10.0,
@@ -74,13 +70,15 @@ def make_optimizer(
     and decays kernels apart from the gradient (arXiv:1711.05101).
 
     Args:
+      decayed: a tree like the parameters, True for what weight decay touches.
+      separate: a tree like the parameters, True for vectors whose elements are clipped one by one.
       clip_norm: 0 turns clipping off.
 
     Raises:
       ValueError: an unknown name.
     """
-    decay = optax.add_decayed_weights(weight_decay, mask=is_kernel)
-    clip = [clip_by_norms(clip_norm)] if clip_norm else []
+    decay = optax.add_decayed_weights(weight_decay, mask=decayed)
+    clip = [clip_by_norms(clip_norm, separate)] if clip_norm else []
     if name == "sgd":
         return optax.chain(decay, *clip, optax.trace(momentum))
     if name == "adamw":
@@ -88,47 +86,34 @@ def make_optimizer(
     raise ValueError(f"optimizer '{name}' is unknown; there are {', '.join(OPTIMIZERS)}")
 
 
-def is_kernel(params: optax.Params) -> optax.Params:
-    """True for the tensors that weight decay touches: convolution kernels, nothing else."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def clip_by_norms(max_norm: float) -> optax.GradientTransformation:
+def clip_by_norms(max_norm: float, separate: optax.Params) -> optax.GradientTransformation:
     """Scales each tensor down to `max_norm` if its own norm is above, then all of them together.
 
-    Every fusion weight counts as a tensor of its own: the reference has a scalar variable for each.
+    Args:
+      separate: a tree like the parameters, True for vectors whose elements count as tensors of
+        their own, such as fusion weights: the reference has a scalar variable for each.
     """
 
     def update(updates, params=None):
-        flat, tree = jax.tree.flatten_with_path(updates)
-        squares = [
-            jnp.square(leaf) if path[-1].key == "weights" else jnp.sum(jnp.square(leaf))[None]
-            for path, leaf in flat
-        ]
-        # A vector's elements have each a position of their own, and so each tensor would have code
-        # of its own on a CPU; elsewhere hundreds of scalars, one by one, take time at every step.
-        factors = by_platform(
-            *squares,
-            cpu=functools.partial(_factors, max_norm),
-            default=functools.partial(_factors_together, max_norm),
+        squares = jax.tree.map(
+            lambda leaf, apart: jnp.square(leaf) if apart else jnp.sum(jnp.square(leaf)),
+            updates,
+            separate,
         )
-        factors = [factor if factor.size > 1 else factor[0] for factor in factors]
-        return tree.unflatten([leaf * factor for factor, (_, leaf) in zip(factors, flat)])
+        norms = jnp.sqrt(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(squares)]))
+        factor = max_norm / jnp.maximum(jnp.linalg.norm(jnp.minimum(norms, max_norm)), max_norm)
+        # Scalars, not one vector: a vector's elements each have a position of their own, which
+        # doubles the time to compile the update on a CPU.
+        clipped = jax.tree.map(
+            lambda leaf, square: (
+                leaf * (factor * max_norm / jnp.maximum(jnp.sqrt(square), max_norm))
+            ),
+            updates,
+            squares,
+        )
+        return clipped
 
     return optax.stateless(update)
-
-
-def _factors(max_norm: float, *squares: Array) -> list[Array]:
-    """What each of the tensors with these squared norms is multiplied with."""
-    norms = jnp.minimum(jnp.sqrt(jnp.concatenate(squares)), max_norm)
-    factor = max_norm / jnp.maximum(jnp.linalg.norm(norms), max_norm)
-    return [factor * max_norm / jnp.maximum(jnp.sqrt(square), max_norm) for square in squares]
-
-
-def _factors_together(max_norm: float, *squares: Array) -> list[Array]:
-    """The same in one vector."""
-    (factors,) = _factors(max_norm, jnp.concatenate(squares))
-    return jnp.split(factors, np.cumsum([square.size for square in squares[:-1]]))
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

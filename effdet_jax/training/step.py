@@ -1,68 +1,65 @@
 """One training step: a pure function of state and batch."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from effdet_jax.detection.losses import detection_loss
-from effdet_jax.detection.targets import Targets, assign
+from effdet_jax.detection.objective import Objective
 from effdet_jax.distributed.mesh import replicated, state_sharding
 from effdet_jax.model.detector import Detector
 from effdet_jax.training.optimizer import ema_decay
 from effdet_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+Batch = Mapping[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_train_step(
+def create_train_step(
     model: Detector,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     mesh: Mesh,
     *,
     seed: int = 0,
     ema: float = 0.9998,
-    loss_options: Mapping[str, Any] | None = None,
     microbatches: int = 1,
 ) -> Step:
-    """The jitted step over a mesh; arrays come and go as `sharding` places them, state is donated.
+    """The jitted step over a mesh; arrays come and go as `distributed.mesh` places them.
+
+    The state is donated.
 
     Args:
       model: the detector.
-      optimizer: from `optimizer.make_optimizer`.
+      objective: targets and loss, from `detection.objective.create_objective`.
+      optimizer: from `optimizer.create_optimizer`.
       learning_rate: step → rate.
       seed: of drop-connect's random numbers.
       ema: decay of the moving averages, 0 for none.
-      loss_options: keywords of `losses.detection_loss`.
       microbatches: equal parts a batch is computed in, one after the other, for as little memory as
         one takes. Gradients are those of the whole batch but for batch normalisation: it
         normalises each part by the part's own statistics, and their mean joins the running ones.
     """
-    anchors = model.spec.anchors()
-    compute_grads = functools.partial(
-        _grads, model, anchors, microbatches=microbatches, loss_options=dict(loss_options or {})
-    )
 
-    def step(state, batch):
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             key = jax.random.fold_in(jax.random.key(seed), state.step)
-            targets = assign(anchors, batch["boxes"], batch["labels"], batch["valid"])
+            targets = objective.targets(batch)
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             # What 'fsdp' splits is gathered once, here; its gradient is summed and split again.
             variables = jax.lax.with_sharding_constraint(variables, replicated(mesh))
-            grads, batch_stats, parts = compute_grads(variables, batch, targets, key)
+            grads, batch_stats, parts = gradients(
+                model, objective, variables, batch, targets, key, microbatches=microbatches
+            )
             rate = jnp.asarray(learning_rate(state.step), jnp.float32)
             new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
             finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
             metrics = {
                 **parts,
-                "data/num_positives": jnp.sum(targets.num_positives),
                 "optim/learning_rate": rate,
                 "optim/grad_norm": grad_norm,
                 "finite": finite,
@@ -76,18 +73,18 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _grads(
+def gradients(
     model: Detector,
-    anchors: Mapping[int, np.ndarray],
+    objective: Objective,
     variables: Mapping[str, Any],
-    batch: Mapping[str, jax.Array],
-    targets: Targets,
+    batch: Batch,
+    targets: Any,
     key: jax.Array,
     *,
-    microbatches: int,
-    loss_options: Mapping[str, Any],
+    microbatches: int = 1,
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """(gradients, batch statistics, parts of the loss) of a batch, computed in `microbatches`."""
+    """(gradients, updated batch statistics, parts of the loss) of a batch in `microbatches` parts."""
+    normalizer = objective.normalizer(targets)
 
     def loss_of(params, inputs, targets, key):
         outputs, updated = model.apply(
@@ -97,9 +94,7 @@ def _grads(
             mutable=["batch_stats"],
             rngs={"drop_connect": key},
         )
-        loss, parts = detection_loss(
-            outputs, targets, anchors, normalizer=normalizer, **loss_options
-        )
+        loss, parts = objective.loss(outputs, targets, normalizer)
         return loss, (updated["batch_stats"], parts)
 
     def one_part(index, part):
@@ -109,11 +104,15 @@ def _grads(
         # The running statistics have all moved from the same ones: their mean is one such move.
         return grads, jax.tree.map(lambda leaf: leaf / microbatches, batch_stats), parts
 
-    normalizer = jnp.sum(targets.num_positives) + 1.0
-    whole = ({name: batch[name] for name in ("image", "content")}, targets)
-    if microbatches == 1:
+    inputs = {name: batch[name] for name in ("image", "content")}
+    return _sum_over_parts(one_part, (inputs, targets), microbatches)
+
+
+def _sum_over_parts(one_part: Callable[..., Any], whole: Any, parts: int) -> Any:
+    """Sum of `one_part(index, part)` over equal parts of `whole`, one after the other."""
+    if parts == 1:
         return one_part(0, whole)
-    split = jax.tree.map(lambda leaf: _split_batch(leaf, microbatches), whole)
+    split = jax.tree.map(lambda leaf: _split_batch(leaf, parts), whole)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(one_part, 0, jax.tree.map(lambda leaf: leaf[0], split)),
@@ -122,7 +121,7 @@ def _grads(
     def add_part(total, indexed):
         return jax.tree.map(jnp.add, total, one_part(*indexed)), None
 
-    return jax.lax.scan(add_part, zeros, (jnp.arange(microbatches), split))[0]
+    return jax.lax.scan(add_part, zeros, (jnp.arange(parts), split))[0]
 
 
 def _split_batch(leaf: jax.Array, parts: int) -> jax.Array:

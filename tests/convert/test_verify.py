@@ -19,9 +19,12 @@ from effdet_jax.convert.verify import (
     run_layers,
     table,
 )
-from effdet_jax.model.detector import Detector
+from effdet_jax.convert.write import tensors_for
+from effdet_jax.model.detector import BACKBONES, Detector
+from effdet_jax.model.initialize import initial_variables
 from effdet_jax.spec import PYTORCH, model_spec
 from tests.conftest import shared
+from tests.plain_flax import plain_backbone
 from tests.tiny import random_variables
 
 SPEC = model_spec(
@@ -46,6 +49,21 @@ def test_equal_layers_are_equal_and_detections_agree():
     assert all(row.equal and row.absolute == 0 for row in rows)
     equal, total, distance = compare_detections(SPEC, layers, reference)
     assert equal == total > 0 and distance == 0
+
+
+def test_layers_of_any_backbone_are_found(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "plain", plain_backbone)
+    spec = dataclasses.replace(SPEC, backbone="plain")
+    variables = initial_variables(Detector(spec))
+    layers = run_layers(spec, variables, np.zeros((1, 64, 64, 3), np.float32))
+    shapes = {name: x.shape for name, x in layers.items() if name.startswith("backbone")}
+    assert shapes == {
+        "backbone P3": (1, 8, 8, 24),
+        "backbone P4": (1, 4, 4, 32),
+        "backbone P5": (1, 2, 2, 40),
+    }
+    with pytest.raises(ConversionError, match="backbone 'plain' has no names in other programs"):
+        tensors_for("effdet", spec, variables)
 
 
 def test_a_changed_layer_is_found():

@@ -1,14 +1,16 @@
-"""Every malformation gets an error or a counted, named report, and the rest stays usable."""
+"""Every malformation gets an error or a counted, named report, and the rest stays usable.
+
+How boxes and files are checked, whatever the format: test_records.py.
+"""
 
 import math
 import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from effdet_jax.data.coco import CocoFolder, find_annotations
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from tests.conftest import shared
 from tests.doubles import make_folder
 
@@ -60,24 +62,12 @@ def test_bad_boxes_are_left_out_counted_and_named(tmp_path, bad, reason):
         load(tmp_path, strict=True)
 
 
-def test_a_box_reaching_out_is_kept_and_counted(tmp_path):
-    make_folder(tmp_path, annotations=[annotation(bbox=[30, 20, 40, 40])])
-    source = load(tmp_path)
-    assert source.report.dropped == {"box reaching out of its image (cut there)": 1}
-    assert source.report.boxes == 1
-
-
 def test_crowds_areas_and_empty_images_are_counted(tmp_path):
     make_folder(tmp_path, annotations=[annotation(iscrowd=1, area=7.5), annotation(id=98)])
     source = load(tmp_path)
     assert source[0].truth.crowd.tolist() == [True, False]
     assert source[0].truth.area.tolist() == [7.5, 25.0]
     assert (source.report.crowd, source.report.empty, source.report.boxes) == (1, 2, 2)
-
-
-def test_only_crowds_is_a_named_warning(tmp_path):
-    make_folder(tmp_path, annotations=[annotation(iscrowd=1)])
-    assert "nothing can be learned" in "\n".join(load(tmp_path).report.lines())
 
 
 def test_string_ids_and_missing_sizes(tmp_path):
@@ -88,60 +78,6 @@ def test_string_ids_and_missing_sizes(tmp_path):
     )
     source = load(tmp_path)
     assert source[0].truth.image_id == "a/b" and source[0].truth.size == (30, 40)
-
-
-def test_the_file_counts_where_its_size_differs_from_the_json(tmp_path):
-    content = make_folder(tmp_path)
-    content["images"][1] |= {"width": 80, "height": 60}
-    make_folder(tmp_path, images=content["images"])
-    source = load(tmp_path)
-    assert source[1].truth.size == (30, 40)
-    assert "image of another size" in next(iter(source.report.dropped))
-
-
-def many_images(root: pathlib.Path, count=30):
-    content = make_folder(root)
-    images = [
-        {"id": number, "file_name": f"{number}.png", "width": 40, "height": 30}
-        for number in range(count)
-    ]
-    for image in images[3:]:
-        Image.new("RGB", (40, 30)).save(root / "images" / image["file_name"])
-    make_folder(root, images=images, annotations=content["annotations"])
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda path: path.unlink(), "image file is missing"),
-        (lambda path: path.write_bytes(b""), "image file can't be read"),
-        (lambda path: path.write_bytes(b"not an image"), "image file can't be read"),
-    ],
-)
-def test_a_missing_or_broken_file_is_left_out_and_named(tmp_path, damage, reason):
-    many_images(tmp_path)
-    damage(tmp_path / "images" / "7.png")
-    source = load(tmp_path)
-    assert len(source) == 29 and source.report.dropped == {reason: 1}
-    assert "image 7 '7.png'" in source.report.lines()[1]
-
-
-def test_a_truncated_image_is_a_black_example_with_its_reason(tmp_path):
-    many_images(tmp_path)
-    path = tmp_path / "images" / "0.png"
-    noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:500])
-    example = load(tmp_path)[0]
-    assert "not a readable image" in example.error
-    assert example.image.shape == (30, 40, 3) and len(example.truth.boxes) == 0
-
-
-def test_many_missing_files_are_an_error_with_advice(tmp_path):
-    make_folder(tmp_path)
-    (tmp_path / "images" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images can't be read.*--config.data.train_images"):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from effdet_jax.data.pipeline import Augmentation, augment, eval_batches, train_batches
-from effdet_jax.data.source import Example, make_truth
+from effdet_jax.data.pipeline import draw_sample, eval_batches, train_batches
+from effdet_jax.data.sample import AugmentSettings
 from tests.doubles import Numbers
 
 
-def take(count, source=None, **options):
-    defaults = {"image_size": (32, 32), "batch_size": 4, "max_boxes": 3, "seed": 5}
-    batches = train_batches(source or Numbers(), **(defaults | options))
+def take(count, source=None, ops=("flip", "scale_jitter", "colour"), **options):
+    defaults = {"batch_size": 4, "max_boxes": 3, "seed": 5}
+    augment = AugmentSettings((32, 32), ops)
+    batches = train_batches(source or Numbers(), augment, **(defaults | options))
     return [next(batches) for _ in range(count)]
 
 
@@ -82,7 +83,7 @@ def test_broken_images_are_marked_invalid():
 
 
 def test_boxes_beyond_the_slots_are_counted():
-    (batch,) = take(1, Numbers(boxes=8), augmentation=Augmentation(1.0, 1.0, 0.0))
+    (batch,) = take(1, Numbers(boxes=8), ops=())
     assert (batch["dropped"] == 5).all() and (batch["labels"] >= 0).all()
 
 
@@ -109,16 +110,35 @@ def test_evaluation_splits_over_hosts():
     np.testing.assert_array_equal(np.concatenate(seen), [*range(13), -1, -1, -1])
 
 
-def test_crowds_are_not_trained_on_and_boxes_are_cut_to_the_image(rng):
-    rows = [((-5, -5, 10, 10), 0, False, 1.0), ((0, 0, 9, 9), 1, True, 1.0)]
-    example = Example(np.zeros((20, 20, 3), np.uint8), make_truth(0, (20, 20), rows))
-    _, boxes, labels = augment(example, (40, 40), Augmentation(1.0, 1.0, 0.0), rng)
-    np.testing.assert_allclose(boxes, [[0, 0, 20, 20]], atol=1e-4)
-    assert labels.tolist() == [0]
+class Asked(Numbers):
+    """Remembers which examples it was asked for."""
+
+    endless = True
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(0)
 
 
-def test_colour_jitter_leaves_the_padding_black(rng):
-    example = Example(np.full((10, 20, 3), 128, np.uint8), make_truth(0, (10, 20)))
-    (canvas, content), _, _ = augment(example, (40, 40), Augmentation(1.0, 1.0, 0.0, 0.0, 0.5), rng)
-    assert content == (20, 40)
-    assert canvas[:20].all() and not canvas[20:].any()
+def test_a_drawn_sample_is_any_of_the_source_and_not_augmented(rng):
+    drawn = [draw_sample(Numbers(5), rng) for _ in range(60)]
+    assert {sample.image[0, 0, 0] for sample in drawn} == set(range(5))
+    for sample in drawn:
+        assert sample.image.shape == (20, 30, 3) and (sample.image == sample.image[0, 0, 0]).all()
+        np.testing.assert_array_equal(sample.boxes, [[2, 3, 12, 13]])
+
+
+def test_of_an_endless_source_any_example_may_be_drawn(rng):
+    source = Asked()
+    for _ in range(20):
+        draw_sample(source, rng)
+    assert len(set(source.asked)) == 20 and max(source.asked) > len(source)
+
+
+def test_a_drawn_image_that_cannot_be_read_is_black_and_has_no_boxes(rng):
+    sample = draw_sample(Numbers(1, broken=[0]), rng)
+    assert not sample.image.any() and len(sample.boxes) == 0

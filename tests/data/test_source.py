@@ -1,120 +1,44 @@
-import io
-
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 
-from effdet_jax.data.source import DataError, DataReport, decode_image, image_size, make_truth
-
-RED_TOP = np.zeros((4, 6, 3), np.uint8)
-RED_TOP[:2] = (250, 10, 20)
-
-
-def encoded(image: Image.Image, form="PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
+from effdet_jax.config import get_config
+from effdet_jax.data.example import DataError
+from effdet_jax.data.source import SOURCES, open_source
+from tests.doubles import Numbers, make_folder
 
 
-def test_png_is_read_exactly():
-    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(RED_TOP))), RED_TOP)
+def options(**changes):
+    return get_config().data.to_dict() | changes
 
 
-def test_grayscale_becomes_three_channels():
-    gray = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    found = decode_image(encoded(Image.fromarray(gray)))
-    np.testing.assert_array_equal(found, np.repeat(gray[..., None], 3, 2))
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(DataError, match="data.source='vok' isn't one of 'coco', 'tfds', 'shapes'"):
+        open_source("vok", "train", options())
 
 
-def test_16_bit_is_scaled_not_clipped():
-    values = np.array([[0, 257, 65535], [32896, 514, 128 * 257]], np.uint16)
-    found = decode_image(encoded(Image.fromarray(values)))
-    np.testing.assert_array_equal(found[..., 0], [[0, 1, 255], [128, 2, 128]])
+def test_an_entry_is_called_with_the_split_and_the_options(monkeypatch):
+    monkeypatch.setitem(
+        SOURCES, "numbers", lambda split, options: Numbers(options[f"shapes_{split}"])
+    )
+    assert len(open_source("numbers", "val", options(shapes_val=5))) == 5
 
 
-def test_transparent_pixels_become_black():
-    rgba = np.full((2, 2, 4), 200, np.uint8)
-    rgba[..., 3] = [[255, 0], [0, 255]]
-    found = decode_image(encoded(Image.fromarray(rgba)))
-    np.testing.assert_array_equal(found[..., 0], [[200, 0], [0, 200]])
+def test_shapes_of_training_and_validation_never_meet():
+    train, val = (open_source("shapes", split, options(shapes_val=5)) for split in ("train", "val"))
+    assert train.endless and not val.endless and len(val) == 5
+    assert not np.array_equal(train[0].image, val[0].image)
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "P", "1", "LA"])
-def test_other_modes_become_rgb(mode):
-    image = Image.fromarray(RED_TOP).convert(mode)
-    form = "TIFF" if mode == "CMYK" else "PNG"
-    assert decode_image(encoded(image, form)).shape == (4, 6, 3)
+def test_a_coco_folder_is_found_by_its_layout_or_by_name(tmp_path):
+    make_folder(tmp_path)
+    assert len(open_source("coco", "train", options(dir=str(tmp_path)))) == 3
+    named = {"val_json": str(tmp_path / "train.json"), "val_images": str(tmp_path)}
+    with pytest.raises(DataError, match="3 of 3 images can't be read"):
+        open_source("coco", "val", options(**named))  # The images lie in images/.
+    named["val_images"] = str(tmp_path / "images")
+    assert len(open_source("coco", "val", options(**named))) == 3
 
 
-@pytest.mark.parametrize(
-    ("orientation", "turned"),
-    [
-        (1, RED_TOP),
-        (3, RED_TOP[::-1, ::-1]),
-        (6, RED_TOP.transpose(1, 0, 2)[:, ::-1]),  # stored lying on its side
-        (8, RED_TOP.transpose(1, 0, 2)[::-1]),
-    ],
-)
-def test_exif_orientation_is_applied(orientation, turned, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(RED_TOP), exif=exif)
-    np.testing.assert_array_equal(decode_image(data), turned)
-    path = tmp_path / "image.png"
-    path.write_bytes(data)
-    assert image_size(str(path)) == turned.shape[:2]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_a_jpeg_is_what_pillow_makes_of_it(mode, orientation, rng):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    noise = Image.fromarray(rng.integers(0, 256, (37, 50, 3)).astype(np.uint8))
-    data = encoded(noise.convert(mode), "JPEG", exif=exif)
-    pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    np.testing.assert_array_equal(decode_image(data), np.asarray(pillow))
-    np.testing.assert_array_equal(decode_image(data + b"more"), np.asarray(pillow))
-
-
-def test_annotations_of_the_stored_size_keep_the_image_as_stored():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(Image.fromarray(RED_TOP), exif=exif)
-    np.testing.assert_array_equal(decode_image(data, size=(4, 6)), RED_TOP)
-    assert decode_image(data, size=(6, 4)).shape == (6, 4, 3)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "the file is empty"),
-        (b"this is text", "not a readable image"),
-        (
-            encoded(Image.fromarray(RED_TOP.repeat(40, 0).repeat(40, 1)), "JPEG")[:-900],
-            "(?i)truncated",
-        ),
-    ],
-)
-def test_broken_files_say_so(data, message):
-    with pytest.raises(DataError, match=message):
-        decode_image(data)
-
-
-def test_report_counts_by_reason_and_names_the_first():
-    report = DataReport()
-    report.images, report.boxes, report.empty = 10, 20, 3
-    for number in range(5):
-        report.drop("box without width or height", f"annotation {number}")
-    report.drop("image file is missing", "a.jpg")
-    assert report.dropped == {"box without width or height": 5, "image file is missing": 1}
-    assert report.lines() == [
-        "10 images (3 without boxes), 20 boxes",
-        "5 × box without width or height, first: annotation 0; annotation 1; annotation 2",
-        "1 × image file is missing, first: a.jpg",
-    ]
-
-
-def test_truth_without_rows_has_the_right_shapes():
-    truth = make_truth("a", (3, 4))
-    assert truth.boxes.shape == (0, 4) and truth.labels.dtype == np.int32
+def test_tfds_is_opened_by_folder_split_and_name(tmp_path):
+    with pytest.raises(DataError, match=r"can't open TFDS data dots:1.0.0 \(validation\)"):
+        open_source("tfds", "val", options(dir=str(tmp_path), tfds_name="dots:1.0.0"))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from effdet_jax.data.source import DataError
+from effdet_jax.data.example import DataError
 from effdet_jax.data.tfds import TfdsSource
 
 

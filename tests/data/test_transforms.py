@@ -58,12 +58,12 @@ def test_boxes_follow_the_pixels():
         transforms.fit((48, 64), (96, 96)),
         transforms.jitter((48, 64), (64, 64), 1.7, (0.3, 0.4)),
     ):
-        canvas, _ = transforms.place_image(image, placement)
-        (placed,), kept = transforms.place_boxes(box, (48, 64), placement)
+        canvas, _ = transforms.letterbox(image, placement)
+        (moved,), inside = transforms.letterbox_boxes(box, (48, 64), placement)
         rows, columns = np.nonzero(canvas[..., 0] > 127)
         found = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
-        assert kept.all()
-        np.testing.assert_allclose(placed, found, atol=1.01)
+        assert inside.all()
+        np.testing.assert_allclose(moved, found, atol=1.01)
 
 
 def test_image_scale_maps_the_canvas_back():
@@ -74,10 +74,10 @@ def test_image_scale_maps_the_canvas_back():
 def test_boxes_cropped_away_are_marked():
     placement = transforms.Placement(scaled=(100, 100), offset=(50, 50), output=(50, 50))
     boxes = np.array([[0, 0, 40, 40], [40, 40, 60, 60], [60, 60, 99, 99]], np.float32)
-    placed, kept = transforms.place_boxes(boxes, (100, 100), placement)
-    assert kept.tolist() == [False, True, True]
-    np.testing.assert_allclose(placed[1], [0, 0, 10, 10], atol=1e-4)
-    np.testing.assert_allclose(placed[2], [10, 10, 49, 49], atol=1e-4)  # cut at side - 1
+    moved, inside = transforms.letterbox_boxes(boxes, (100, 100), placement)
+    assert inside.tolist() == [False, True, True]
+    np.testing.assert_allclose(moved[1], [0, 0, 10, 10], atol=1e-4)
+    np.testing.assert_allclose(moved[2], [10, 10, 49, 49], atol=1e-4)  # cut at side - 1
 
 
 def test_colour_jitter_stays_in_range_and_at_zero_is_the_identity(rng):
@@ -116,7 +116,7 @@ def test_equal_to_the_official_preprocessing(number):
             placement = transforms.Placement(scaled, offset, output)
         assert placement.scaled == (case["scaled_h"], case["scaled_w"]), name
 
-        canvas, content = transforms.place_image(np.ascontiguousarray(image), placement)
+        canvas, content = transforms.letterbox(np.ascontiguousarray(image), placement)
         # In grey levels: the official images are resized as floats, ours rounded to uint8.
         mean, std = (127.5, 127.5) if case["scale_range"] else (case["mean"], case["std"])
         expected = arrays[f"img{number}/{name}/image"] * np.float32(std) + np.float32(mean)
@@ -125,7 +125,14 @@ def test_equal_to_the_official_preprocessing(number):
         assert difference.max() < 0.8 and difference.mean() < 0.3, name
         assert not canvas[content[0] :].any() and not canvas[:, content[1] :].any()
 
-        placed, kept = transforms.place_boxes(boxes, size, placement)
+        moved, inside = transforms.letterbox_boxes(boxes, size, placement)
         np.testing.assert_allclose(
-            placed[kept], arrays[f"img{number}/{name}/boxes"], atol=1e-4, err_msg=name
+            moved[inside], arrays[f"img{number}/{name}/boxes"], atol=1e-4, err_msg=name
         )
+
+
+def test_boxes_are_cut_to_the_last_pixel_of_the_canvas():
+    boxes = np.array([[-3, -4, 50, 60], [5, 6, 7, 8], [30, 1, 40, 9]], np.float32)
+    cut, inside = transforms.cut_boxes(boxes, (30, 40))
+    np.testing.assert_array_equal(cut, [[0, 0, 29, 39], [5, 6, 7, 8], [29, 1, 29, 9]])
+    assert inside.tolist() == [True, True, False]

@@ -7,6 +7,7 @@ import pytest
 
 from effdet_jax.distributed import rows as image_rows
 from effdet_jax.distributed.mesh import batch_sharding, make_mesh
+from effdet_jax.kernels import convolution as kernels
 from effdet_jax.ops import convolution, resample
 from tests.conftest import enable_x64
 from tests.quick import QUICK
@@ -16,7 +17,7 @@ from tests.quick import QUICK
 def accelerator_forms(monkeypatch):
     """Convolutions and poolings as a TPU or GPU gets them: XLA's own, not slices."""
     jax.clear_caches()  # What has been traced isn't traced again.
-    for module in (convolution, resample):
+    for module in (convolution, resample, kernels):
         monkeypatch.setattr(module, "by_platform", lambda *arrays, default, **_: default(*arrays))
     yield
     jax.clear_caches()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from effdet_jax.layers.batch_norm import BatchNorm, Normalized, activation, consume
+from effdet_jax.layers.batch_norm import BatchNorm
+from effdet_jax.layers.convolution import Conv
+from effdet_jax.ops.normalization import activation
 
 
 def setup(rng, act=""):
@@ -95,35 +97,26 @@ def test_statistics_of_bfloat16_are_float32(rng):
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.01 * exact.mean(0), rtol=1e-5)
 
 
-def test_a_consumer_of_deferred_values_gets_the_same_gradients(rng):
-    x, module, variables = setup(rng, "swish")
-    weights = jnp.asarray(rng.normal(size=(6, 3)).astype(np.float32))
+def test_the_layer_it_feeds_gets_the_same_values_and_gradients(rng):
+    x, _, variables = setup(rng, "swish")
+    layer = Conv(3, dtype=jnp.float32)
+    weights = layer.init(jax.random.key(1), x)["params"]
 
-    def consumer(values, weights):
-        return jnp.sin(values @ weights)
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, fed):
+            norm, conv = BatchNorm("swish", name="norm"), Conv(3, name="conv")
+            return norm(x, train=True, then=conv) if fed else conv(norm(x, train=True))
 
-    def total(params, x, weights, deferred):
-        y, _ = module.apply(
-            {**variables, "params": params},
-            x,
-            train=True,
-            deferred=deferred,
-            mutable=["batch_stats"],
-        )
-        assert isinstance(y, Normalized) == deferred
-        return jnp.sum(consume(consumer, y, weights))
+    def total(params, x, fed):
+        given = {"params": params, "batch_stats": {"norm": variables["batch_stats"]}}
+        y, _ = Pair().apply(given, x, fed=fed, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y))
 
-    arguments = (variables["params"], x, weights)
-    for jitted in (False, True):
-        gradients = jax.grad(total, (0, 1, 2))
-        gradients = jax.jit(gradients, static_argnums=3) if jitted else gradients
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-            gradients(*arguments, True),
-            gradients(*arguments, False),
-        )
-
-
-def test_unknown_activation_lists_the_known():
-    with pytest.raises(ValueError, match="'gelu' is unknown; there are swish, relu6"):
-        activation("gelu")
+    arguments = ({"norm": variables["params"], "conv": weights}, x)
+    gradients = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        gradients(*arguments, True),
+        gradients(*arguments, False),
+    )

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from effdet_jax.convert.rules import flatten
-from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import abstract_variables, initial_variables
+from effdet_jax.model.detector import BACKBONES, Detector
+from effdet_jax.model.initialize import (
+    abstract_variables,
+    describe,
+    initial_variables,
+    parameter_masks,
+)
+from tests.plain_flax import plain_backbone
 from tests.tiny import tiny_spec
 
 SPEC = tiny_spec("efficientdet-d0", num_classes=3, max_level=5)
@@ -62,3 +68,39 @@ def test_values_follow_from_the_seed_and_not_from_the_other_tensors():
         if "class_head/predict/pointwise" not in path:
             np.testing.assert_array_equal(first[path], wider[path])
     assert len({first[path].flat[0] for path in kernels}) == len(kernels)
+
+
+@pytest.fixture
+def plain_model(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "plain", plain_backbone)
+    return Detector(tiny_spec(backbone="plain"))
+
+
+def test_a_plain_flax_backbone_starts_from_its_own_initialisers(plain_model):
+    """Every parameter is what `model.init` gives it, but for kernels of this package's layers."""
+    found = flatten(initial_variables(plain_model, seed=3))
+    expected = flatten(plain_model.init(jax.random.key(3), jnp.zeros((1, 64, 64, 3))))
+    assert found.keys() == expected.keys()
+    for path in found:
+        if path.startswith(("params/backbone/", "batch_stats/")) or not path.endswith("/kernel"):
+            np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+    assert (found["params/backbone/LayerScale_0/gamma"] == np.float32(0.1)).all()
+    assert found["params/backbone/Conv_1/kernel"].std() > 0
+
+
+def test_layers_declare_what_decays_and_what_is_clipped_apart(plain_model):
+    masks = {name: flatten(mask) for name, mask in parameter_masks(plain_model).items()}
+    decayed = {path for path, value in masks["decayed"].items() if value}
+    assert {"backbone/Conv_0/kernel", "class_head/predict/depthwise/kernel"} <= decayed
+    assert all(path.endswith("/kernel") for path in decayed)
+    assert not any(masks["separate"].values())  # Lite's nodes sum without weights.
+    weighted = flatten(parameter_masks(Detector(SPEC))["separate"])
+    assert [path for path, value in weighted.items() if value] == [
+        path for path in weighted if path.endswith("fusion/weights")
+    ]
+
+
+def test_a_description_knows_modules_by_path():
+    modules = describe(Detector(SPEC)).modules
+    assert modules["backbone", "block_0", "depthwise_bn"].after == "depthwise_conv"
+    assert modules["class_head", "bn_0_P3"].shared

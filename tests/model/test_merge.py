@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.model.merge import Fusion, normalized_weights
+from effdet_jax.model.merge import MERGES, normalized_weights
 
 INPUTS = [jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2)] * 2
 
@@ -19,14 +19,14 @@ INPUTS = [jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2)] * 2
     ],
 )
 def test_fusion_with_fresh_weights(method, expected):
-    module = Fusion(method)
+    module = MERGES[method]()
     variables = module.init(jax.random.key(0), INPUTS)
     assert ("params" in variables) == (method != "sum")
     np.testing.assert_allclose(module.apply(variables, INPUTS).reshape(-1), expected, rtol=1e-6)
 
 
 def test_weights_are_an_explicit_parameter():
-    params = Fusion("fast").init(jax.random.key(0), INPUTS)["params"]
+    params = MERGES["fast"]().init(jax.random.key(0), INPUTS)["params"]
     assert jax.tree.map(jnp.shape, params) == {"weights": (2,)}
 
 
@@ -41,5 +41,5 @@ def test_softmax_weights_by_hand():
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="'attn' has no weights or is unknown"):
+    with pytest.raises(ValueError, match="'attn' is unknown"):
         normalized_weights(jnp.ones(2), "attn")

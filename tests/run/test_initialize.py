@@ -14,15 +14,15 @@ from effdet_jax.checkpoint import (
 from effdet_jax.classes import ClassNames
 from effdet_jax.distributed.mesh import make_mesh
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import abstract_variables, initial_variables
+from effdet_jax.model.initialize import abstract_variables, initial_variables, parameter_masks
 from effdet_jax.run.initialize import checkpoint_parts, resume, start
-from effdet_jax.training.optimizer import make_optimizer
+from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.state import state_of
 from tests.tiny import random_variables, tiny_spec
 
 SPEC = tiny_spec()
 LABELS = ClassNames(("cat", "dog"), (1, 2))
-OPTIMIZER = make_optimizer()
+OPTIMIZER = create_optimizer(**parameter_masks(Detector(SPEC)))
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from effdet_jax.convert.rules import flatten
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.targets import assign
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import parameter_masks
 from effdet_jax.spec import EXACT_ASPECTS, model_spec
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import state_of
 from effdet_jax.training.step import apply_gradients
 from tests.conftest import ROUNDING, shared
@@ -55,7 +56,8 @@ def steps():
         jnp.stack([classes, np.full_like(classes, -1)]).astype(jnp.int32),
     )
     asked = recorded()["params"]
-    optimizer = make_optimizer(
+    optimizer = create_optimizer(
+        **parameter_masks(Detector(SPEC)),
         momentum=asked["momentum"],
         weight_decay=asked["weight_decay"],
         clip_norm=asked["clip_gradients_norm"],

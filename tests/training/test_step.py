@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.distributed.mesh import make_mesh, place_batch, state_sharding
 from effdet_jax.distributed.rows import splits_rows
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import initial_variables
+from effdet_jax.model.initialize import initial_variables, parameter_masks
 from effdet_jax.spec import model_spec
-from effdet_jax.training.optimizer import make_optimizer
+from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.state import create_state, state_of
-from effdet_jax.training.step import make_train_step
+from effdet_jax.training.step import create_train_step
 from tests.conftest import enable_x64
 from tests.quick import QUICK
 from tests.tiny import random_variables, tiny_spec
@@ -40,9 +41,13 @@ NARROW_D7X = model_spec(
     head_depth=1,
     survival_probability=1.0,
 )
-OPTIMIZER = make_optimizer()
 ONE = (1, 1, 1)  # data × fsdp × spatial
 ALL_AXES = (2, 2, 2)
+
+
+@functools.cache
+def optimizer_for(spec):
+    return create_optimizer(**parameter_masks(Detector(spec)))
 
 
 @functools.cache
@@ -78,8 +83,11 @@ def step_on(shape, spec=SPEC, **options):
     devices = jax.devices()[: data * fsdp * spatial]
     mesh = make_mesh(8, fsdp=fsdp, spatial=spatial, devices=devices)
     model = Detector(spec, dtype=jnp.float64, remat=options.pop("remat", "none"))
-    step = make_train_step(model, OPTIMIZER, lambda step: 0.01, mesh, ema=0.9, **options)
-    state = jax.eval_shape(lambda tree: state_of(tree, OPTIMIZER), in_float64(spec))
+    objective, optimizer = create_objective(spec), optimizer_for(spec)
+    step = create_train_step(
+        model, objective, optimizer, lambda step: 0.01, mesh, ema=0.9, **options
+    )
+    state = jax.eval_shape(lambda tree: state_of(tree, optimizer), in_float64(spec))
     shardings = state_sharding(state, mesh)
     state = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -98,7 +106,7 @@ def run(shape, batches, spec=SPEC, **options):
     """
     with enable_x64(True):
         mesh, shardings, step = step_on(shape, spec, **options)
-        state = jax.device_put(state_of(in_float64(spec), OPTIMIZER), shardings)
+        state = jax.device_put(state_of(in_float64(spec), optimizer_for(spec)), shardings)
         history = []
         for batch in batches:
             state, metrics = step(state, place_batch(batch, mesh))
@@ -239,7 +247,7 @@ def test_a_step_that_is_no_number_changes_nothing_but_the_count():
     batch["labels"][0, 0] = 1
     after, (metrics,) = run(ONE, [batch])
     assert not metrics["finite"] and after.step == 1
-    fresh = jax.device_get(state_of(variables(), OPTIMIZER))
+    fresh = jax.device_get(state_of(variables(), optimizer_for(SPEC)))
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=fresh.step), fresh)
 
 
@@ -305,7 +313,7 @@ def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, messag
 
 def test_create_state_places_everything_on_every_device():
     mesh = make_mesh(8)
-    state = create_state(initial_variables(Detector(SPEC)), OPTIMIZER, mesh)
+    state = create_state(initial_variables(Detector(SPEC)), optimizer_for(SPEC), mesh)
     assert jax.tree.structure(state.ema) == jax.tree.structure(
         {"params": state.params, "batch_stats": state.batch_stats}
     )

@@ -10,15 +10,17 @@ import numpy as np
 
 from effdet_jax.benchmark.race.contest import INPUTS, WEIGHTS, Work, as_result
 from effdet_jax.detection.heads import Outputs
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.distributed.mesh import make_mesh, place_batch, replicate
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.load import load
 from effdet_jax.inference.predictor import Predictor
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from effdet_jax.model.initialize import parameter_masks
+from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import state_of
-from effdet_jax.training.step import make_train_step
+from effdet_jax.training.step import create_train_step
 
 LEARNING_RATE = 1e-3
 
@@ -85,11 +87,13 @@ def _postprocess(model: Detector, variables: Any, arrays: dict[str, np.ndarray])
 def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     images = arrays["images"]
     mesh = make_mesh(len(images), devices=jax.devices()[:1])
-    optimizer = make_optimizer("sgd")
+    optimizer = create_optimizer(
+        **parameter_masks(model),
+    )
     rate = learning_rate_schedule(
         "constant", peak=LEARNING_RATE, warmup_init=0.0, warmup_steps=0, total_steps=1
     )
-    step = make_train_step(model, optimizer, rate, mesh)
+    step = create_train_step(model, create_objective(model.spec), optimizer, rate, mesh)
     batch = {
         "image": images,
         "content": np.tile(np.int32(images.shape[1:3]), (len(images), 1)),

@@ -1,0 +1,81 @@
+"""What augmentations work on and are made from: a `Sample`, the `AugmentSettings`, an `Op`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from effdet_jax.data import transforms
+from effdet_jax.data.example import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """What augmentations are made from: the network's canvas and the values below `config.augment`.
+
+    Attributes:
+      image_size: (height, width) of the network input, pixels.
+      ops: entries of `data.augment.AUGMENTATIONS`, in the order to apply them.
+      scale_min, scale_max: range of the canvas scale, see `transforms.jitter`.
+      horizontal_flip, vertical_flip: probabilities.
+      colour: strength of random brightness, contrast and saturation, 0 for none.
+    """
+
+    image_size: tuple[int, int]
+    ops: tuple[str, ...] = ("flip", "scale_jitter", "colour")
+    scale_min: float = 0.1
+    scale_max: float = 2.0
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    colour: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image on its way to the network. Augmentations return a new one and change no array in place.
+
+    Attributes:
+      image: [H, W, 3] RGB uint8; zeros below and to the right of `content`.
+      boxes: [n, 4] yxyx float32, pixels of `image`.
+      labels: [n] int32 class indices.
+      content: (height, width) of the part of `image`, from its top left corner, that isn't padding.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    content: tuple[int, int]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """[h, w, 3]: the image without its padding."""
+        return self.image[: self.content[0], : self.content[1]]
+
+    def with_pixels(self, pixels: np.ndarray) -> "Sample":
+        """The same sample with other values in place of `pixels`, of the same shape."""
+        if pixels.shape == self.image.shape:
+            return dataclasses.replace(self, image=pixels)
+        image = np.zeros_like(self.image)
+        image[: self.content[0], : self.content[1]] = pixels
+        return dataclasses.replace(self, image=image)
+
+    def letterbox(self, placement: transforms.Placement) -> "Sample":
+        """The sample on another canvas; boxes are cut to it, those without area are left out."""
+        image, content = transforms.letterbox(self.pixels, placement)
+        boxes, inside = transforms.letterbox_boxes(self.boxes, self.content, placement)
+        return Sample(image, boxes[inside], self.labels[inside], content)
+
+
+# (sample, rng, draw) → sample. `draw()` gives another sample of the source, chosen by `rng` and not
+# augmented; it is black and has no boxes where its image can't be read.
+Draw = Callable[[], Sample]
+Op = Callable[[Sample, np.random.Generator, Draw], Sample]
+
+
+def create_sample(example: Example) -> Sample:
+    """An example as training sees it: without crowd boxes, boxes cut to the image."""
+    image, truth = example.image, example.truth
+    height, width = image.shape[:2]
+    limit = np.array([height, width, height, width], np.float32)
+    boxes = np.clip(truth.boxes[~truth.crowd], 0, limit)
+    return Sample(image, boxes, truth.labels[~truth.crowd], (height, width))

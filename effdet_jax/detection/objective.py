@@ -1,0 +1,66 @@
+"""What a detector learns: `OBJECTIVES`, by the name that a spec gives.
+
+An objective holds all that changes when the head changes. The training step and post-processing
+call its four methods and know nothing of anchors or classes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from effdet_jax.detection.retina import Retina
+from effdet_jax.spec import ModelSpec
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Heads, targets, loss and decoding that belong together."""
+
+    def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
+        """Modules by the field of the outputs that each fills.
+
+        Each is called with {level: [B, H, W, C]} and `train`. Its name is its scope in the
+        parameter tree.
+        """
+
+    def outputs(self, **fields: Any) -> Any:
+        """The raw predictions, a pytree, from the results of `heads`."""
+
+    def targets(self, batch: Mapping[str, Any]) -> Any:
+        """What the heads should predict of a training batch: a pytree, images first in every leaf."""
+
+    def normalizer(self, targets: Any) -> Any:
+        """What losses of the whole (global) batch are divided by, a scalar."""
+
+    def loss(self, outputs: Any, targets: Any, normalizer: Any) -> tuple[Any, dict[str, Any]]:
+        """(scalar to minimise, parts by metric name) of a batch or of a part of it.
+
+        Parts of several microbatches add up to those of the whole batch. One is 'loss/total'.
+        """
+
+    def decode(self, outputs: Any, **options: Any) -> Any:
+        """`detection.postprocess.Detections` in pixels of the network's input."""
+
+
+# Name → (spec, loss options) → objective.
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "retina": Retina,
+}
+
+
+def create_objective(spec: ModelSpec, loss: Mapping[str, Any] | None = None) -> Objective:
+    """The objective of a spec.
+
+    Args:
+      loss: keywords of its loss, such as those of `losses.detection_loss`.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if spec.objective not in OBJECTIVES:
+        raise ValueError(
+            f"objective '{spec.objective}' is unknown; there are {', '.join(OBJECTIVES)}"
+        )
+    return OBJECTIVES[spec.objective](spec, **(loss or {}))
