@@ -121,17 +121,17 @@ class Checkpoints:
 
     def metadata(self) -> Metadata:
         """Of the newest checkpoint."""
-        return Metadata.from_dict(self._load({"metadata": None})["metadata"])
+        return Metadata.from_dict(self._restore({"metadata": None})["metadata"])
 
-    def load(self, **abstract: Any) -> dict[str, Any]:
+    def restore(self, **abstract: Any) -> dict[str, Any]:
         """Named parts ('train', 'ema') of the newest checkpoint.
 
         Args:
           **abstract: a pytree of `jax.ShapeDtypeStruct` with shardings, per part.
         """
-        return self._load(abstract)
+        return self._restore(abstract)
 
-    def _load(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    def _restore(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return self._checkpointer.load_checkpointables(abstract_checkpointables=dict(abstract))
         except (FileNotFoundError, KeyError, ValueError) as error:
@@ -162,7 +162,16 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoints:
     )
 
 
-def load_model(
+def is_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether `find_checkpoint` finds one."""
+    try:
+        find_checkpoint(path).close()
+    except CheckpointError:
+        return False
+    return True
+
+
+def restore_model(
     path: str | os.PathLike, *, dtype: DTypeLike | None = None
 ) -> tuple[Detector, dict[str, Any]]:
     """A trained detector and its averaged variables, on the default device.
@@ -180,7 +189,7 @@ def load_model(
     model = Detector(metadata.spec, metadata.class_names, dtype)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = abstract_arrays(abstract_variables(model), sharding)
-    variables = checkpoints.load(ema=abstract)["ema"]
+    variables = checkpoints.restore(ema=abstract)["ema"]
     checkpoints.close()
     return model, variables
 

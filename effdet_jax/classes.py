@@ -86,6 +86,13 @@ class ClassNames:
             return COCO
         return cls(tuple(names), tuple(range(1, len(names) + 1)))
 
+    @classmethod
+    def numbered(cls, num_classes: int) -> "ClassNames":
+        """For weights that don't say: COCO's for 90 classes, otherwise 'class 1' …"""
+        if num_classes == len(COCO):
+            return COCO
+        return cls.from_names([f"class {number}" for number in range(1, num_classes + 1)])
+
     def index_of_id(self) -> dict[int, int]:
         """{category id: class index}."""
         return {identity: index for index, identity in enumerate(self.ids)}

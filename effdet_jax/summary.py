@@ -9,10 +9,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax.classes import COCO
+from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.experiment import Experiment
-from effdet_jax.inference.load import default_class_names
 from effdet_jax.model.counts import summarize
 from effdet_jax.spec import ModelSpec
 
@@ -28,7 +27,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 
 
 def main(config: ConfigDict, as_json: bool, num_classes: int) -> int:
-    class_names = default_class_names(num_classes)  # Only their number matters here.
+    class_names = ClassNames.numbered(num_classes)  # Only their number matters here.
     spec = Experiment.from_config(config, class_names=class_names).spec
     summary = summarize(spec)
     print(json.dumps(summary) if as_json else "\n".join(_lines(spec, summary)))

@@ -14,8 +14,9 @@ from effdet_jax.checkpoint import (
     Metadata,
     abstract_arrays,
     find_checkpoint,
-    load_model,
+    is_checkpoint,
     merge_variables,
+    restore_model,
 )
 from effdet_jax.classes import ClassNames
 from effdet_jax.model.detector import Detector
@@ -43,7 +44,7 @@ def test_what_is_saved_comes_back(tmp_path):
     checkpoints.close()
     again = Checkpoints(tmp_path / "c")
     assert again.latest_step == 7 and again.metadata() == at(7, **{"eval/AP": 0.5})
-    loaded = again.load(train=on_one_device(train), ema=on_one_device(ema))
+    loaded = again.restore(train=on_one_device(train), ema=on_one_device(ema))
     jax.tree.map(np.testing.assert_array_equal, loaded, {"train": train, "ema": ema})
 
 
@@ -100,11 +101,12 @@ def test_the_best_is_preferred_then_the_last_then_the_folder_itself(tmp_path):
 def test_paths_that_are_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         find_checkpoint(tmp_path / "nothing")
+    assert not is_checkpoint(tmp_path / "nothing") and not is_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint: neither checkpoints/best"):
         find_checkpoint(tmp_path)
     (tmp_path / "12").mkdir()
     with pytest.raises(CheckpointError, match="can't read the checkpoint in"):
-        load_model(tmp_path)
+        restore_model(tmp_path)
 
 
 def test_a_model_comes_back_with_its_spec_and_labels(tmp_path):
@@ -112,7 +114,8 @@ def test_a_model_comes_back_with_its_spec_and_labels(tmp_path):
     checkpoints = Checkpoints(tmp_path / BEST)
     checkpoints.save(at(1), ONE, variables)
     checkpoints.close()
-    model, loaded = load_model(tmp_path)
+    assert is_checkpoint(tmp_path)
+    model, loaded = restore_model(tmp_path)
     assert model.spec == SPEC and model.class_names == LABELS
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
@@ -122,7 +125,7 @@ def test_a_checkpoint_without_the_parts_asked_for_is_refused(tmp_path):
     checkpoints.save(at(1), ONE, ONE)
     checkpoints.close()
     with pytest.raises(CheckpointError, match="can't read the checkpoint in"):
-        load_model(tmp_path)
+        restore_model(tmp_path)
 
 
 def test_metadata_of_version_0_1_is_read():
@@ -137,8 +140,8 @@ def test_a_model_computes_as_its_run_evaluated_unless_asked(tmp_path):
     metadata = dataclasses.replace(at(1), dtype="bfloat16")
     checkpoints.save(metadata, ONE, random_variables(Detector(SPEC)))
     checkpoints.close()
-    assert load_model(tmp_path)[0].dtype == jnp.bfloat16
-    assert load_model(tmp_path, dtype=jnp.float32)[0].dtype == jnp.float32
+    assert restore_model(tmp_path)[0].dtype == jnp.bfloat16
+    assert restore_model(tmp_path, dtype=jnp.float32)[0].dtype == jnp.float32
 
 
 def test_differences_are_named():

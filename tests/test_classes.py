@@ -26,6 +26,11 @@ def test_any_ids_become_indices_in_their_order(ids):
     assert [labels.index_of_id()[id_] for id_ in sorted(ids)] == [0, 1, 2]
 
 
+def test_classes_without_names_are_numbered_and_ninety_are_cocos():
+    assert ClassNames.numbered(90) is COCO
+    assert ClassNames.numbered(2) == ClassNames(("class 1", "class 2"), (1, 2))
+
+
 def test_a_category_without_a_name_is_called_by_its_id():
     assert ClassNames.from_categories([{"id": 7}]).names == ("class 7",)
 

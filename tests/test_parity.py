@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from effdet_jax.convert.detectors import RULES, detector_variables
+from effdet_jax.convert.detectors import detector_variables, rules_for
 from effdet_jax.convert.readers import read_weights
+from effdet_jax.convert.verify import run_layers
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.postprocess import detect
@@ -99,36 +100,30 @@ def assert_levels_close(found, prefix: str, tolerance: float):
 
 @functools.cache
 def inference():
-    """(outputs, intermediates) of the first two images, in float32."""
+    """{'backbone P3': array, …} of the first two images, in float32."""
     spec, variables, _ = golden()
-    wanted = ("EfficientNet", "PyramidCell", "Resample")
-    run = jax.jit(
-        lambda variables, x: Detector(spec).apply(
-            variables,
-            x,
-            capture_intermediates=lambda module, _: type(module).__name__ in wanted,
-        ),
-        compiler_options=QUICK,
-    )
-    outputs, extra = run(variables, network_images(2))
-    return jax.device_get((outputs, extra["intermediates"]))
+    return run_layers(spec, variables, network_images(2))
 
 
-def test_every_activation():
-    spec, _, _ = golden()
-    _, found = inference()
-    assert_levels_close(found["backbone"]["__call__"][0], "backbone", 1e-5)
-    extra = {level: found["pyramid"][f"P{level}"]["__call__"][0] for level in (6, 7)}
-    assert_levels_close(extra, "pyramid", 1e-5)
-    for cell in range(spec.pyramid_cells):
-        features = found["pyramid"][f"cell_{cell}"]["__call__"][0]
-        assert_levels_close(features, f"cell_{cell}", 1e-5)
-
-
-def test_logits_and_boxes():
-    outputs, _ = inference()
-    assert_levels_close(outputs.class_logits, "class_logits", 1e-5)
-    assert_levels_close(outputs.box_deltas, "box_deltas", 1e-5)
+@pytest.mark.parametrize(
+    ("layer", "prefix"),
+    [
+        ("backbone", "backbone"),
+        ("input", "pyramid"),
+        ("cell 0", "cell_0"),
+        ("cell 1", "cell_1"),
+        ("class", "class_logits"),
+        ("box", "box_deltas"),
+    ],
+)
+def test_every_activation(layer, prefix):
+    start = f"{layer} P"
+    found = {
+        int(name.removeprefix(start)): x
+        for name, x in inference().items()
+        if name.startswith(start)
+    }
+    assert_levels_close(found, prefix, 1e-5)
 
 
 def test_anchors():
@@ -210,17 +205,17 @@ def test_loss_and_outputs_of_training():
 
 
 def in_our_layout(key: str, *, statistics: bool) -> dict[str, np.ndarray]:
-    """{our path: array} of what is recorded one after another by effdet's names."""
+    """{path: array} of what is recorded one after another by effdet's names."""
     tensors = read_weights(GOLDENS / "weights.safetensors").tensors
     names = sorted(name for name in tensors if ("running" in name) == statistics)
     ends = np.cumsum([tensors[name].size for name in names])
     parts = np.split(golden()[2][key], ends)
     assert parts.pop().size == 0
-    theirs = {name: part.reshape(tensors[name].shape) for name, part in zip(names, parts)}
+    recorded = {name: part.reshape(tensors[name].shape) for name, part in zip(names, parts)}
     return {
-        rule.ours: rule.to_ours([theirs[name] for name in rule.theirs])
-        for rule in RULES["effdet"](golden()[0])
-        if rule.theirs[0] in theirs
+        rule.path: rule.from_source([recorded[name] for name in rule.names])
+        for rule in rules_for("effdet", golden()[0])
+        if rule.names[0] in recorded
     }
 
 

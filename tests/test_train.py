@@ -30,7 +30,7 @@ from effdet_jax.checkpoint import (
 )
 from effdet_jax.errors import UserError
 from effdet_jax.evaluation.coco import METRICS
-from effdet_jax.inference.load import load_initial
+from effdet_jax.inference.load import read_initial_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables, parameter_masks
 from effdet_jax.run.initialize import checkpoint_parts
@@ -58,7 +58,7 @@ def everything(workdir):
     optimizer = create_optimizer("adamw", **parameter_masks(model))
     state = jax.eval_shape(lambda tree: state_of(tree, optimizer), abstract_variables(model))
     state = abstract_arrays(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    loaded = checkpoints.load(**checkpoint_parts(state))
+    loaded = checkpoints.restore(**checkpoint_parts(state))
     checkpoints.close()
     return jax.device_get(loaded)
 
@@ -237,7 +237,10 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert "unused 0" in output
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
-    given, tuned = load_initial(str(workdir), model), load_initial(str(tmp_path / "run"), model)
+    given, tuned = (
+        read_initial_variables(str(workdir), model),
+        read_initial_variables(str(tmp_path / "run"), model),
+    )
     kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
 
@@ -246,7 +249,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
 def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run_command, trained, tmp_path):
     workdir, _ = trained
     best = find_checkpoint(workdir)
-    variables = load_initial(str(workdir), Detector(best.metadata().spec))
+    variables = read_initial_variables(str(workdir), Detector(best.metadata().spec))
     variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(54, np.nan, "f4")
     broken = Checkpoints(tmp_path / "broken" / BEST)
     broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)

@@ -4,7 +4,7 @@ python -m effdet_jax.convert SOURCE DESTINATION
 
 SOURCE is google/automl's checkpoint, PyTorch effdet's `.pth` or `.safetensors`, a Keras `.h5`, a
 workdir of a training run or a folder this command wrote. DESTINATION is a folder for `ed.load`, or
-a file: `.pth` and `.safetensors` for effdet, `.npz` with google/automl's names.
+a file: `.safetensors` for effdet, `.npz` with google/automl's names.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from effdet_jax.checkpoint import find_checkpoint
+from effdet_jax.checkpoint import find_checkpoint, is_checkpoint, restore_model
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.cli import run
 from effdet_jax.config import parse_size
@@ -43,7 +43,6 @@ from effdet_jax.convert.write import (
     write_manifest,
     write_tensors,
 )
-from effdet_jax.inference.load import default_class_names, is_ours, load
 from effdet_jax.spec import ADVPROP, ModelSpec
 
 
@@ -104,55 +103,53 @@ def main(
     kind = destination_kind(destination, to)
     changes = {"image_size": parse_size(image_size)} if image_size else {}
     changes |= ADVPROP if advprop else {}
-
-    if is_folder(path) or is_ours(path):
-        source = _read_ours(path)
-        if unused := [name for name in ("model", "raw") if {"model": model, "raw": raw}[name]]:
-            raise ConversionError(f"'{path}' knows its model: --{unused[0]} says nothing here")
-        source = dataclasses.replace(source, spec=changed_spec(source.spec, **changes))
-    else:
-        source = _read_others(path, model, raw, changes)
-    source = _with_classes(source, num_classes, drop_head, class_names)
+    source = _read(path, model, raw, changes)
+    source = _with_class_head(source, num_classes or len(class_names), drop_head)
+    if class_names:
+        source = _with_class_names(source, class_names)
     print(f"source     {path}: " + "\n           ".join([*source.notes]))
     height, width = source.spec.image_size
     print(f"model      {source.spec.name} at {height}×{width}, {len(source.class_names)} classes")
-
-    with put_in_place(destination, overwrite=overwrite) as aside:
-        count = _write(aside, kind, source)
-        if kind == "automl":
-            manifest = f"{destination}.json"
-            tensors = tensors_for(kind, source.spec, source.variables)
-            with put_in_place(manifest, overwrite=overwrite) as aside_manifest:
-                write_manifest(aside_manifest, source.spec, tensors)
+    count = _write(destination, kind, source, overwrite=overwrite)
     print(f"written    {destination}: {count} tensors, read back and bit-equal", flush=True)
-    if verify or reference:
-        return _verify(source, reference, raw)
-    return 0
+    return _verify(source, reference, raw) if verify or reference else 0
 
 
-def _read_ours(path: str) -> _Source:
-    if is_folder(path):
-        spec, class_names, variables = read_folder(path)
-        origin, metrics = folder_notes(path)
-        notes = [f"a folder of ours. {origin}"]
-        return _Source(spec, class_names, True, variables, origin, metrics, notes)
+def _read(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
+    """The detector at `path`; `changes` are `ModelSpec` fields that it doesn't know of itself."""
+    if not is_folder(path) and not is_checkpoint(path):
+        return _read_weights(path, model, raw, changes)
+    source = _read_folder(path) if is_folder(path) else _read_checkpoint(path)
+    if unused := [name for name, value in (("model", model), ("raw", raw)) if value]:
+        raise ConversionError(f"'{path}' knows its model: --{unused[0]} says nothing here")
+    return dataclasses.replace(source, spec=changed_spec(source.spec, **changes))
+
+
+def _read_folder(path: str) -> _Source:
+    spec, class_names, variables = read_folder(path)
+    origin, metrics = folder_notes(path)
+    notes = [f"a folder of effdet_jax. {origin}"]
+    return _Source(spec, class_names, True, variables, origin, metrics, notes)
+
+
+def _read_checkpoint(path: str) -> _Source:
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
     checkpoints.close()
-    detector, variables = load(path)
+    _, variables = restore_model(path)
     data = metadata.config.get("data", {})
     trained_on = data.get("dir") or data.get("source", "")
     origin = (
         f"Trained by effdet_jax for {metadata.step} steps on "
         f"'{os.path.basename(os.path.normpath(str(trained_on)))}'; moving averages."
     )
-    notes = [f"a training run of ours, step {metadata.step}, moving averages"]
+    notes = [f"a training run of effdet_jax, step {metadata.step}, moving averages"]
     return _Source(
-        metadata.spec, detector.class_names, True, variables, origin, metadata.metrics, notes
+        metadata.spec, metadata.class_names, True, variables, origin, metadata.metrics, notes
     )
 
 
-def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
+def _read_weights(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
     weights = read_weights(path, raw=raw)
     spec = guess_spec(weights, model, **changes)
     variables = detector_variables(weights, spec)
@@ -162,55 +159,65 @@ def _read_others(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -
     for note in weights.notes:
         if "moving averages" in note:
             origin += f" {note.split(' (')[0].capitalize()}."
-    class_names = default_class_names(spec.num_classes)
+    class_names = ClassNames.numbered(spec.num_classes)
     return _Source(spec, class_names, class_names == COCO, variables, origin, {}, notes)
 
 
-def _with_classes(
-    source: _Source, num_classes: int, drop_head: bool, class_names: Sequence[str]
-) -> _Source:
-    """The source with the class head and names that were asked for.
+def _with_class_head(source: _Source, asked: int, drop_head: bool) -> _Source:
+    """The source with a class head of as many classes as `asked` for, if not 0.
 
     Raises:
-      ConversionError: the head has other classes than was said, or is unlike the released ones and
-        nothing was said.
+      ConversionError: the head has other classes than was asked for, or is unlike the released ones
+        and nothing was asked for.
     """
-    found = source.spec.num_classes
-    wanted = num_classes or len(class_names) or len(COCO)
+    found, wanted = source.spec.num_classes, asked or len(COCO)
+    if drop_head and not asked:
+        raise ConversionError("--drop_head needs the new head's --num_classes")
     if drop_head:
-        if not num_classes and not class_names:
-            raise ConversionError("--drop_head needs the new head's --num_classes")
         spec = dataclasses.replace(source.spec, num_classes=wanted)
-        source = dataclasses.replace(
+        return dataclasses.replace(
             source,
             spec=spec,
-            class_names=default_class_names(wanted),
+            class_names=ClassNames.numbered(wanted),
             variables=fresh_class_head(source.variables, spec),
             origin=f"{source.origin} Class head new, for {wanted} classes: to be trained.",
             metrics={},
             notes=[*source.notes, f"class head of {found} classes dropped, a new one of {wanted}"],
         )
-    elif (num_classes or class_names or not source.classes_known) and found != wanted:
+    if (asked or not source.classes_known) and found != wanted:
         raise ConversionError(
             f"the class head has {found} classes, not {wanted}: say --num_classes={found} to keep "
             "it, or --drop_head --num_classes=… for a new one"
         )
-    if class_names:
-        try:
-            known = ClassNames.from_names(class_names)
-        except ValueError as error:
-            raise ConversionError(f"--class_names: {error}") from error
-        if len(known) != source.spec.num_classes:
-            raise ConversionError(
-                f"--class_names has {len(class_names)} names for {source.spec.num_classes} classes"
-            )
-        source = dataclasses.replace(source, class_names=known)
     return source
 
 
-def _write(path: str, kind: str, source: _Source) -> int:
-    if kind != "folder":
-        return write_tensors(path, kind, source.spec, source.variables)
+def _with_class_names(source: _Source, class_names: Sequence[str]) -> _Source:
+    try:
+        known = ClassNames.from_names(class_names)
+    except ValueError as error:
+        raise ConversionError(f"--class_names: {error}") from error
+    if len(known) != source.spec.num_classes:
+        raise ConversionError(
+            f"--class_names has {len(class_names)} names for {source.spec.num_classes} classes"
+        )
+    return dataclasses.replace(source, class_names=known)
+
+
+def _write(destination: str, kind: str, source: _Source, *, overwrite: bool) -> int:
+    """Writes the destination, and a manifest beside google/automl's; the number of tensors."""
+    with put_in_place(destination, overwrite=overwrite) as aside:
+        if kind == "folder":
+            return _write_folder(aside, source)
+        count = write_tensors(aside, kind, source.spec, source.variables)
+        if kind == "automl":
+            tensors = tensors_for(kind, source.spec, source.variables)
+            with put_in_place(f"{destination}.json", overwrite=overwrite) as manifest:
+                write_manifest(manifest, source.spec, tensors)
+    return count
+
+
+def _write_folder(path: str, source: _Source) -> int:
     os.mkdir(path)
     write_folder(
         path,
@@ -232,15 +239,15 @@ def _verify(source: _Source, path: str, raw: bool) -> int:
     else:
         side = 2**source.spec.max_level
         reference = live_reference(source.spec, source.variables, (side, side))
-    ours = run_layers(source.spec, source.variables, reference.images)
-    rows = compare(ours, reference)
+    layers = run_layers(source.spec, source.variables, reference.images)
+    rows = compare(layers, reference)
     if not rows:
         raise ConversionError(f"'{path}' has no layer of this model")
     print(f"parity     with {reference.name}, {len(rows)} layers, input {reference.images.shape}")
     print(table(rows))
     differing = [row.layer for row in rows if not row.equal]
     if all(f"box P{level}" in reference.layers for level in source.spec.levels):
-        equal, total, distance = compare_detections(source.spec, ours, reference)
+        equal, total, distance = compare_detections(source.spec, layers, reference)
         print(f"detections {equal} of {total} equal, boxes within {distance:.2g} px")
         differing += ["detections"] * (equal != total)
     print("result     " + (f"DIFFERS: {', '.join(differing)}" if differing else "equal"))

@@ -1,21 +1,21 @@
-"""Weights of other programs ↔ detectors of ours: which model they are, and their variables."""
+"""Weights of other programs → a detector: which model they are, and its variables."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from effdet_jax.convert import pytorch, tensorflow
-from effdet_jax.convert.readers import BACKBONES, Weights
+from effdet_jax.convert.backbones import backbone_rules, names_of
+from effdet_jax.convert.readers import Weights
 from effdet_jax.convert.rules import (
     ConversionError,
     Rule,
     abstract_shapes,
     flatten,
-    to_ours,
+    to_variables,
     unflatten,
 )
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.efficientnet import block_specs, stem_features
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.spec import MODELS, PYTORCH, ModelSpec, model_spec
 
@@ -23,10 +23,17 @@ RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
     "effdet": pytorch.effdet_rules,
     "automl": tensorflow.automl_rules,
     "automl-tf2": tensorflow.automl_tf2_rules,
-    "timm": pytorch.backbone_rules,
-    "efficientnet": tensorflow.backbone_rules,
 }
 _HEAD = "class_head/predict/"
+
+
+def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
+    """One rule per tensor that weights of a kind have of a model, or of its backbone alone.
+
+    Raises:
+      ConversionError: its backbone isn't found in that kind of weights.
+    """
+    return list(RULES[kind](spec) if kind in RULES else backbone_rules(kind, spec.backbone))
 
 
 def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
@@ -40,7 +47,7 @@ def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
     Raises:
       ConversionError: no model fits (the closest is named), or more than one does.
     """
-    if weights.kind in BACKBONES:
+    if weights.backbone_only:
         raise ConversionError(
             f"'{weights.path}' holds a backbone alone; train a detector from it: "
             f"--config.init={weights.path}"
@@ -76,8 +83,11 @@ def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], 
                 spec = model_spec(name, **flavour)
             except ValueError as error:
                 raise ConversionError(str(error)) from error
-            rules = list(RULES[weights.kind](spec))
-            names = {theirs for rule in rules for theirs in rule.theirs}
+            try:
+                rules = rules_for(weights.kind, spec)
+            except ConversionError:
+                rules = []  # That program has no such backbone: not a name is the same.
+            names = {name for rule in rules for name in rule.names}
             wrong = len(names ^ set(weights.tensors))
             differing[spec] = wrong or _wrong_widths(weights, rules, spec)
     fewest = min(differing.values())
@@ -85,30 +95,26 @@ def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], 
 
 
 def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
-    """How many of three telling widths aren't the spec's; all names are there."""
-    last = len(block_specs(spec.backbone)) - 1
+    """How many of the telling widths aren't the spec's; all names are there."""
     expected = {
-        "params/backbone/stem_conv/kernel": stem_features(spec.backbone),
-        f"params/backbone/block_{last}/project_conv/kernel": block_specs(spec.backbone)[
-            -1
-        ].out_features,
+        **names_of(spec.backbone).widths(spec.backbone),
         "params/class_head/conv_0/pointwise/kernel": spec.pyramid_width,
     }
     found = {
-        rule.ours: rule.to_ours([weights.tensors[name] for name in rule.theirs]).shape[-1]
+        rule.path: rule.from_source([weights.tensors[name] for name in rule.names]).shape[-1]
         for rule in rules
-        if rule.ours in expected
+        if rule.path in expected
     }
     return sum(found[path] != width for path, width in expected.items())
 
 
 def _num_classes(weights: Weights, spec: ModelSpec) -> int:
     path = f"params/{_HEAD}pointwise/bias"
-    rule = next(rule for rule in RULES[weights.kind](spec) if rule.ours == path)
-    bias = weights.tensors.get(rule.theirs[0])
+    rule = next(rule for rule in rules_for(weights.kind, spec) if rule.path == path)
+    bias = weights.tensors.get(rule.names[0])
     if bias is None or len(bias) % spec.anchors_per_cell:
         raise ConversionError(
-            f"'{weights.path}': the class head's bias '{rule.theirs[0]}' is "
+            f"'{weights.path}': the class head's bias '{rule.names[0]}' is "
             + ("missing" if bias is None else f"{len(bias)} long, no multiple of 9 anchors")
         )
     return len(bias) // spec.anchors_per_cell
@@ -139,10 +145,10 @@ def backbone_variables(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return to_ours(weights.tensors, RULES[weights.kind](spec), shapes)
+        return to_variables(weights.tensors, rules_for(weights.kind, spec), shapes)
     except ConversionError as error:
         what, looks = spec.backbone, ""
-        if weights.kind not in BACKBONES:
+        if not weights.backbone_only:
             what, closest = spec.name, _closest(weights, MODELS)[0][0].name
             looks = f" (it looks like {closest})" if closest != what else ""
         raise ConversionError(f"'{weights.path}' isn't {what}{looks}: {error}") from error

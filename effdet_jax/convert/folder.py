@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, flatten, to_ours
+from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, flatten, to_variables
 from effdet_jax.spec import ModelSpec
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -74,7 +74,9 @@ def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, ClassNames, dict[st
             ClassNames.from_dict(config["labels"]),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"'{path}/{CONFIG}' describes no model of ours: {error}") from error
+        raise ConversionError(
+            f"'{path}/{CONFIG}' describes no model of effdet_jax: {error}"
+        ) from error
     try:
         flat = load_file(os.path.join(path, WEIGHTS))
     except (OSError, SafetensorError) as error:
@@ -84,7 +86,7 @@ def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, ClassNames, dict[st
         return (
             spec,
             class_names,
-            to_ours(flat, [Rule(name, (name,)) for name in expected], expected),
+            to_variables(flat, [Rule(name, (name,)) for name in expected], expected),
         )
     except ConversionError as error:
         raise ConversionError(f"'{path}/{WEIGHTS}' isn't {spec.name}: {error}") from error

@@ -1,4 +1,4 @@
-"""PyTorch's `.pth` files, read and written without torch and without running what a pickle says.
+"""PyTorch's `.pth` files, read without torch and without running what a pickle says.
 
 A `.pth` is a pickle of containers around tensors whose numbers lie beside it: since torch 1.6 in a
 zip archive, before that behind it in one file. Anything but tensors and containers is refused.
@@ -32,7 +32,6 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_STORAGES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 class _Namespace:
@@ -176,70 +175,3 @@ def _arrays(found: Any) -> Any:
     if isinstance(found, list | tuple):
         return [_arrays(value) for value in found]
     return found
-
-
-def write_pth(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]):
-    """A state dict that `torch.load` gives back, also with `weights_only=True`.
-
-    The pickle is put together by hand: Python's pickler would have to import torch to name it.
-    """
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    body = b"".join(
-        _text(name) + _tensor(array, str(number))
-        for number, (name, array) in enumerate(arrays.items())
-    )
-    content = pickle.PROTO + b"\2" + pickle.EMPTY_DICT
-    if arrays:
-        content += pickle.MARK + body + pickle.SETITEMS
-    content += pickle.STOP
-    # Not compressed, since torch maps it; one folder, named as torch names it after the file.
-    root = os.path.splitext(os.path.basename(os.fspath(path)))[0] or "archive"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{root}/data.pkl", content)
-        archive.writestr(f"{root}/byteorder", b"little")
-        for number, array in enumerate(arrays.values()):
-            archive.writestr(f"{root}/data/{number}", array.tobytes())
-        archive.writestr(f"{root}/version", b"3\n")
-
-
-def _tensor(array: np.ndarray, key: str) -> bytes:
-    """torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())."""
-    strides = [stride // array.itemsize for stride in array.strides]
-    storage = (
-        pickle.MARK
-        + _text("storage")
-        + _global("torch", _STORAGES[array.dtype])
-        + _text(key)
-        + _text("cpu")
-        + _number(array.size)
-        + pickle.TUPLE
-        + pickle.BINPERSID
-    )
-    hooks = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-    arguments = storage + _number(0) + _numbers(array.shape) + _numbers(strides)
-    return (
-        _global("torch._utils", "_rebuild_tensor_v2")
-        + pickle.MARK
-        + arguments
-        + pickle.NEWFALSE
-        + hooks
-        + pickle.TUPLE
-        + pickle.REDUCE
-    )
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-
-
-def _global(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _number(number: int) -> bytes:
-    return pickle.BININT + struct.pack("<i", number)
-
-
-def _numbers(numbers: Any) -> bytes:
-    return pickle.MARK + b"".join(_number(number) for number in numbers) + pickle.TUPLE

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import tarfile
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from effdet_jax.convert.backbones import BACKBONES
 from effdet_jax.convert.pth import read_pth
 from effdet_jax.convert.rules import ConversionError, listed
 from effdet_jax.convert.tensorbundle import TensorBundle
@@ -26,17 +28,12 @@ _TF_SCOPE = re.compile(r"^(efficientnet-\w+)/model/")
 _TF2_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF2_AVERAGE = re.compile(r"^(.+)/\.OPTIMIZER_SLOT/.+/average$")
 
-# A kind is told by a tensor that all of it, and nothing else, has.
-KINDS = {
+# Kinds of a detector's weights, each told by a tensor that all of it, and nothing else, has.
+DETECTORS = {
     "effdet": "class_net.predict.conv_pw.weight",
     "automl": "class_net/class-predict/pointwise_kernel",
     "automl-tf2": "class_net/classes/pointwise_kernel",
-    "timm": "conv_stem.weight",
-    "efficientnet": "stem/conv2d/kernel",
 }
-BACKBONES = ("timm", "efficientnet")  # Kinds without pyramid and heads.
-# Of an ImageNet classifier: nothing that a detector has.
-_CLASSIFIER = re.compile(r"^(conv_head|bn2|classifier)\.|^efficientnet-\w+/head/")
 # Names that betray what a file is, if it is nothing that can be read.
 _LOOKS_LIKE = {
     r"FeatureExtractor|WeightSharedConvolutional": "TensorFlow's Object Detection API",
@@ -53,7 +50,7 @@ class Weights:
 
     Attributes:
       path: where they were read.
-      kind: a key of `KINDS`.
+      kind: a key of `DETECTORS`, or of the `imagenet` of one of `BACKBONES`.
       tensors: by name; bookkeeping such as optimizer slots is left out.
       notes: what was found, chosen and left out on the way, a line each.
     """
@@ -62,6 +59,11 @@ class Weights:
     kind: str
     tensors: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
+
+    @property
+    def backbone_only(self) -> bool:
+        """Whether there are no pyramid and no heads."""
+        return self.kind not in DETECTORS
 
 
 def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
@@ -77,8 +79,12 @@ def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
     path = os.fspath(path)
     notes: list[str] = []
     tensors = _widened(dict(_read(path, raw, notes)), notes)
-    tensors = _without(tensors, _CLASSIFIER.search, "tensors of the ImageNet classifier", notes)
-    return Weights(path, _kind(path, tensors), tensors, tuple(notes))
+    kind = _kind(path, tensors)
+    for names in BACKBONES.values():
+        if kind in names.rules:
+            of_classifier = re.compile(names.classifier).search
+            tensors = _without(tensors, of_classifier, "tensors of the ImageNet classifier", notes)
+    return Weights(path, kind, tensors, tuple(notes))
 
 
 def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
@@ -97,7 +103,10 @@ def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
             "TensorFlow's ('.index' and '.data-…' files)"
         )
     if not os.path.exists(path):
-        raise ConversionError(f"there is no '{path}': neither a file, nor a checkpoint's prefix")
+        raise ConversionError(
+            f"there is no '{path}': no such file or folder in {os.getcwd()}, and no TensorFlow "
+            "checkpoint of that prefix ('.index' and '.data-…' files)"
+        )
     if not os.path.getsize(path):
         raise ConversionError(f"'{path}' is empty")
     if path.endswith((".h5", ".hdf5")):
@@ -284,7 +293,8 @@ def _widened(tensors: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.n
 
 
 def _kind(path: str, tensors: Mapping[str, np.ndarray]) -> str:
-    for kind, telling in KINDS.items():
+    tells = DETECTORS.items(), *(names.imagenet.items() for names in BACKBONES.values())
+    for kind, telling in itertools.chain(*tells):
         if any(name == telling or name.endswith(f"/{telling}") for name in tensors):
             return kind
     looks = next(
@@ -297,6 +307,6 @@ def _kind(path: str, tensors: Mapping[str, np.ndarray]) -> str:
     )
     first = ", ".join(list(tensors)[:3])
     raise ConversionError(
-        f"'{path}' holds no EfficientDet or EfficientNet that is known here "
+        f"'{path}' holds no {' or '.join(('EfficientDet', *BACKBONES))} that is known here "
         f"({len(tensors)} tensors: {first}, …)" + (f"; it looks like {looks}" if looks else "")
     )

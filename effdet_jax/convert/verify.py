@@ -60,8 +60,8 @@ class Row:
 def run_layers(
     spec: ModelSpec, variables: Mapping[str, Any], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Our own layers under the names of `Reference.layers`."""
-    run = _run_with_intermediates(dataclasses.replace(spec, image_size=images.shape[1:3]))
+    """The layers of `Detector(spec)` under the names of `Reference.layers`."""
+    run = _network_with_layers(dataclasses.replace(spec, image_size=images.shape[1:3]))
     outputs, extra = run(variables, jnp.asarray(images))
     found = extra["intermediates"]
     layers = {f"backbone P{n}": x for n, x in found["backbone"]["__call__"][0].items()}
@@ -78,39 +78,47 @@ def run_layers(
 
 
 @functools.lru_cache(maxsize=1)
-def _run_with_intermediates(spec: ModelSpec) -> Callable[..., Any]:
-    wanted = ("EfficientNet", "PyramidCell", "Resample")
+def _network_with_layers(spec: ModelSpec) -> Callable[..., Any]:
+    wanted = {
+        ("backbone",),
+        *(("pyramid", f"P{level}") for level in spec.levels),
+        *(("pyramid", f"cell_{cell}") for cell in range(spec.pyramid_cells)),
+    }
     return jax.jit(
         lambda variables, x: Detector(spec).apply(
-            variables, x, capture_intermediates=lambda module, _: type(module).__name__ in wanted
+            variables,
+            x,
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and module.path in wanted
+            ),
         )
     )
 
 
-def compare(ours: Mapping[str, np.ndarray], reference: Reference) -> list[Row]:
-    """A row per layer of the reference, in our order.
+def compare(layers: Mapping[str, np.ndarray], reference: Reference) -> list[Row]:
+    """A row per layer of the reference, in the order of `layers`.
 
     Raises:
-      ConversionError: the reference has a layer that we don't, or of another shape.
+      ConversionError: the reference has a layer that isn't in `layers`, or of another shape.
     """
-    if unknown := sorted(set(reference.layers) - set(ours)):
+    if unknown := sorted(set(reference.layers) - set(layers)):
         raise ConversionError(f"{reference.name} has layers that aren't here: {unknown}")
     rows = []
-    for name, array in ours.items():
+    for name, array in layers.items():
         if name not in reference.layers:
             continue
-        theirs = reference.layers[name]
-        if theirs.shape != array.shape:
+        expected = reference.layers[name]
+        if expected.shape != array.shape:
             raise ConversionError(
-                f"{name} is {theirs.shape} in {reference.name}, {array.shape} here"
+                f"{name} is {expected.shape} in {reference.name}, {array.shape} here"
             )
-        difference = np.abs(array.astype(np.float64) - theirs).max()
-        rows.append(Row(name, float(np.abs(theirs).max()), float(difference)))
+        difference = np.abs(array.astype(np.float64) - expected).max()
+        rows.append(Row(name, float(np.abs(expected).max()), float(difference)))
     return rows
 
 
 def compare_detections(
-    spec: ModelSpec, ours: Mapping[str, np.ndarray], reference: Reference
+    spec: ModelSpec, layers: Mapping[str, np.ndarray], reference: Reference
 ) -> tuple[int, int, float]:
     """(equal, all, largest box difference in px) of the top 100 from both sides' predictions.
 
@@ -118,7 +126,7 @@ def compare_detections(
     """
     spec = dataclasses.replace(spec, image_size=reference.images.shape[1:3])
     run = jax.jit(lambda outputs: detect(outputs, spec.anchors(), score_threshold=0.0))
-    a, b = (jax.device_get(run(_outputs(spec, layers))) for layers in (ours, reference.layers))
+    a, b = (jax.device_get(run(_outputs(spec, side))) for side in (layers, reference.layers))
     equal, total, box_difference = 0, 0, 0.0
     for image in range(len(a.scores)):
         for rank in np.flatnonzero(b.valid[image]):
@@ -164,14 +172,14 @@ def recorded_reference(path: str | os.PathLike, spec: ModelSpec, *, raw: bool = 
     arrays = read_npz(path)
     if "eval_backbone_P3" in arrays:
         layers = {
-            _effdet_name(name): _ours(spec, _effdet_name(name), array.transpose(0, 2, 3, 1))
+            _effdet_name(name): _with_anchors(spec, _effdet_name(name), array.transpose(0, 2, 3, 1))
             for name, array in arrays.items()
             if name.startswith("eval_")
         }
         return Reference("recorded effdet", arrays["input"].transpose(0, 2, 3, 1), layers)
     if "cls/p3" in arrays:
         names = {_automl_name(name, raw): array for name, array in arrays.items()}
-        layers = {name: _ours(spec, name, array) for name, array in names.items() if name}
+        layers = {name: _with_anchors(spec, name, array) for name, array in names.items() if name}
         return Reference("recorded google/automl", arrays["input"], layers)
     raise ConversionError(
         f"'{path}' holds no recorded activations: neither 'eval_backbone_P3' nor 'cls/p3'"
@@ -202,7 +210,7 @@ def _automl_name(name: str, raw: bool) -> str:
     return ""
 
 
-def _ours(spec: ModelSpec, name: str, array: np.ndarray) -> np.ndarray:
+def _with_anchors(spec: ModelSpec, name: str, array: np.ndarray) -> np.ndarray:
     """Predictions with anchors and values apart: [B, h, w, A·K] → [B, h, w, A, K]."""
     if name.startswith(("class", "box")):
         return array.reshape(*array.shape[:3], spec.anchors_per_cell, -1)
@@ -217,6 +225,17 @@ def live_reference(
     Raises:
       ConversionError: torch and effdet aren't installed, or have no such model.
     """
+    network = _effdet_network(spec, variables, size)
+    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
+    layers = {
+        f"{part} P{level}": _with_anchors(spec, part, x.numpy().transpose(0, 2, 3, 1))
+        for part, levels, features in _effdet_layers(network, spec.levels, images)
+        for level, x in zip(levels, features)
+    }
+    return Reference("effdet", images, layers)
+
+
+def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int]) -> Any:
     try:
         import torch
         from effdet import EfficientDet, get_efficientdet_config
@@ -235,25 +254,25 @@ def live_reference(
     network = EfficientDet(config, pretrained_backbone=False).eval()
     tensors = tensors_for("effdet", spec, variables)
     network.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()}, strict=True)
+    return network
 
-    layers: dict[str, np.ndarray] = {}
 
-    def keep(part: str, levels: Sequence[int], features: Sequence[Any]):
-        for level, x in zip(levels, features):
-            array = x.detach().numpy().transpose(0, 2, 3, 1)
-            layers[f"{part} P{level}"] = _ours(spec, part, array)
+def _effdet_layers(
+    network: Any, levels: Sequence[int], images: np.ndarray
+) -> list[tuple[str, Sequence[int], Sequence[Any]]]:
+    """(part, its levels, a tensor [B, C, h, w] for each) of effdet's network in order."""
+    import torch
 
-    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
     with torch.no_grad():
         features = network.backbone(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-        keep("backbone", spec.levels, features)
         known = len(features)
+        layers = [("backbone", levels[:known], tuple(features))]
         for resample in network.fpn.resample.values():
             features.append(resample(features[-1]))
-        keep("input", spec.levels[known:], features[known:])
+        layers.append(("input", levels[known:], tuple(features[known:])))
         for number, cell in enumerate(network.fpn.cell):
             features = cell(features)
-            keep(f"cell {number}", spec.levels, features)
-        keep("class", spec.levels, network.class_net(features))
-        keep("box", spec.levels, network.box_net(features))
-    return Reference("effdet", images, layers)
+            layers.append((f"cell {number}", levels, tuple(features)))
+        layers.append(("class", levels, network.class_net(features)))
+        layers.append(("box", levels, network.box_net(features)))
+    return layers

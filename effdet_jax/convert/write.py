@@ -12,14 +12,13 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from effdet_jax.convert.detectors import RULES, detector_variables
-from effdet_jax.convert.pth import write_pth
+from effdet_jax.convert.detectors import detector_variables, rules_for
 from effdet_jax.convert.readers import read_weights
-from effdet_jax.convert.rules import ConversionError, flatten, to_theirs
+from effdet_jax.convert.rules import ConversionError, flatten, to_tensors
 from effdet_jax.spec import ModelSpec
 
 # What a destination's name says of its form.
-SUFFIXES = {".pth": "effdet", ".safetensors": "effdet", ".npz": "automl"}
+SUFFIXES = {".safetensors": "effdet", ".npz": "automl"}
 
 
 def destination_kind(path: str, kind: str = "") -> str:
@@ -28,9 +27,16 @@ def destination_kind(path: str, kind: str = "") -> str:
     Raises:
       ConversionError: the two don't go together.
     """
-    suffix = os.path.splitext(path)[1]
+    stem, suffix = os.path.splitext(path)
+    if suffix in (".pth", ".pt", ".bin"):
+        instead = f"{stem}.safetensors"
+        raise ConversionError(
+            f"'{path}': pickles are read, not written; PyTorch's effdet loads safetensors. Give "
+            f"'{instead}' as DESTINATION; effdet's network then takes it by "
+            f"network.load_state_dict(safetensors.torch.load_file('{instead}'))"
+        )
     found = kind or SUFFIXES.get(suffix, "folder")
-    allowed = {"effdet": (".pth", ".safetensors"), "automl": (".npz", ".safetensors")}
+    allowed = {"effdet": (".safetensors",), "automl": (".npz", ".safetensors")}
     if found in allowed and suffix not in allowed[found]:
         raise ConversionError(
             f"'{path}': {found} tensors are written as {' or '.join(allowed[found])}"
@@ -51,7 +57,7 @@ def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dic
             "google/automl's models pad 'same' and have a bias before each batch normalisation; "
             f"this one pads '{spec.padding}'"
         )
-    tensors = to_theirs(jax.device_get(variables), RULES[kind](spec))
+    tensors = to_tensors(jax.device_get(variables), rules_for(kind, spec))
     if kind == "effdet":
         # PyTorch counts batches, and loads strictly only with the counts there.
         counters = [name for name in tensors if name.endswith(".running_mean")]
@@ -68,9 +74,7 @@ def write_tensors(path: str, kind: str, spec: ModelSpec, variables: Mapping[str,
       ConversionError: that program has no such model; or what was written reads differently.
     """
     tensors = tensors_for(kind, spec, variables)
-    if path.endswith(".pth"):
-        write_pth(path, tensors)
-    elif path.endswith(".npz"):
+    if path.endswith(".npz"):
         np.savez(path, **tensors)
     else:
         with open(path, "wb") as file:

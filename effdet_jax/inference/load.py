@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from effdet_jax.checkpoint import CheckpointError, find_checkpoint, load_model
-from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.checkpoint import is_checkpoint, restore_model
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import is_folder, read_folder
-from effdet_jax.convert.readers import BACKBONES, read_weights
+from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
 
@@ -38,30 +38,28 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
         path = _download(path)
     if is_folder(path):
         spec, class_names, variables = read_folder(path)
-    elif is_ours(path):
-        return load_model(path, dtype=dtype)
+    elif is_checkpoint(path):
+        return restore_model(path, dtype=dtype)
     else:
         weights = read_weights(path)
         spec = guess_spec(weights)
-        class_names, variables = (
-            default_class_names(spec.num_classes),
-            detector_variables(weights, spec),
-        )
+        class_names = ClassNames.numbered(spec.num_classes)
+        variables = detector_variables(weights, spec)
     dtype = jnp.float32 if dtype is None else dtype
     return Detector(spec, class_names, dtype), jax.device_put(variables)
 
 
-def load_initial(path: str, model: Detector) -> Any:
+def read_initial_variables(path: str, model: Detector) -> Any:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
 
     Raises:
       CheckpointError, ConversionError: there are none, or they are of another model.
     """
-    if path.startswith(HUB) or is_folder(path) or is_ours(path):
+    if path.startswith(HUB) or is_folder(path) or is_checkpoint(path):
         return jax.device_get(load(path)[1])
     weights = read_weights(path)
     print("\n".join(f"init       {note}" for note in weights.notes), end="\n" * bool(weights.notes))
-    if weights.kind in BACKBONES:
+    if weights.backbone_only:
         return backbone_variables(weights, model.spec)
     found = guess_spec(weights, model.spec.name)
     same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}
@@ -71,22 +69,6 @@ def load_initial(path: str, model: Detector) -> Any:
             f"pads '{model.spec.padding}': it sees their features shifted by a pixel"
         )
     return detector_variables(weights, dataclasses.replace(model.spec, **same))
-
-
-def default_class_names(num_classes: int) -> ClassNames:
-    """COCO's for 90 classes; 'class 1' … otherwise."""
-    if num_classes == len(COCO):
-        return COCO
-    return ClassNames.from_names([f"class {number}" for number in range(1, num_classes + 1)])
-
-
-def is_ours(path: str) -> bool:
-    """Whether it is a workdir or folder of checkpoints, or nothing that exists at all."""
-    try:
-        find_checkpoint(path).close()
-    except CheckpointError:
-        return not (os.path.exists(path) or os.path.isfile(f"{path}.index"))
-    return True
 
 
 def _download(path: str) -> str:

@@ -100,6 +100,11 @@ def stem_features(backbone: str) -> int:
     return round_features(STEM_FEATURES, 1.0 if variant.lite else variant.width)
 
 
+def uses_squeeze_excite(backbone: str) -> bool:
+    """Whether its blocks have a channel attention; Lite's don't."""
+    return not find_variant(backbone).lite
+
+
 def block_specs(backbone: str) -> tuple[BlockSpec, ...]:
     """All blocks of a backbone in order.
 

@@ -13,7 +13,7 @@ from effdet_jax.checkpoint import (
     Metadata,
     merge_variables,
 )
-from effdet_jax.inference.load import load_initial
+from effdet_jax.inference.load import read_initial_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import TrainState, abstract_state, create_state
@@ -29,7 +29,7 @@ def create_initial_state(
     """
     variables = initial_variables(model, seed)
     if init:
-        variables, report = merge_variables(variables, load_initial(init, model))
+        variables, report = merge_variables(variables, read_initial_variables(init, model))
         print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
     return create_state(variables, optimizer, mesh)
 
@@ -58,7 +58,7 @@ def load_state(
         )
     changed = _changes(saved.config, metadata.config)
     print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
-    loaded = checkpoints.load(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
+    loaded = checkpoints.restore(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
     return TrainState(ema=loaded["ema"], **loaded["train"])
 
 

@@ -14,6 +14,7 @@ from effdet_jax.convert.write import write_tensors
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import model_spec
 from tests.conftest import shared
+from tests.convert.torch_files import write_pth
 from tests.tiny import random_variables
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
@@ -46,8 +47,9 @@ def effdet_file(tmp_path):
 
 def test_through_every_form_and_back_is_bit_equal(tmp_path, effdet_file, capsys):
     path, _ = effdet_file
-    steps = ["a.pth", "b.npz", "folder", "c.safetensors"]
-    for number, (source, target) in enumerate(zip([path.name, *steps], steps)):
+    write_pth(tmp_path / "w.pth", load_file(path))
+    steps = ["a.safetensors", "b.npz", "folder", "c.safetensors"]
+    for number, (source, target) in enumerate(zip(["w.pth", *steps], steps)):
         options = {"num_classes": 2} if number != 3 else {}
         assert convert(tmp_path / source, tmp_path / target, **options) == 0
     first, last = load_file(path), load_file(tmp_path / "c.safetensors")

@@ -6,14 +6,20 @@ import pytest
 from flax import traverse_util
 
 from effdet_jax.convert.detectors import (
-    RULES,
     backbone_variables,
     detector_variables,
     fresh_class_head,
     guess_spec,
+    rules_for,
 )
 from effdet_jax.convert.readers import Weights, read_weights
-from effdet_jax.convert.rules import ConversionError, abstract_shapes, flatten, to_theirs, unflatten
+from effdet_jax.convert.rules import (
+    ConversionError,
+    abstract_shapes,
+    flatten,
+    to_tensors,
+    unflatten,
+)
 from effdet_jax.model.efficientnet import block_specs, stem_features
 from effdet_jax.spec import PYTORCH, list_models, model_spec
 from tests.conftest import shared
@@ -27,7 +33,7 @@ def blank(spec):
 
 
 def weights_of(spec, kind="effdet", variables=None):
-    return Weights("w", kind, to_theirs(variables or blank(spec), RULES[kind](spec)), ())
+    return Weights("w", kind, to_tensors(variables or blank(spec), rules_for(kind, spec)), ())
 
 
 def outline(spec, kind):
@@ -42,10 +48,10 @@ def outline(spec, kind):
         "params/class_head/predict/pointwise/bias": (9 * spec.num_classes,),
     }  # fmt: skip
     tensors = {}
-    for rule in RULES[kind](spec):
-        array = np.broadcast_to(np.float32(0), telling.get(rule.ours, (2,) * len(rule.theirs)))
-        arrays = rule.to_theirs(array) if rule.ours in telling else [array] * len(rule.theirs)
-        tensors |= zip(rule.theirs, arrays)
+    for rule in rules_for(kind, spec):
+        array = np.broadcast_to(np.float32(0), telling.get(rule.path, (2,) * len(rule.names)))
+        arrays = rule.to_source(array) if rule.path in telling else [array] * len(rule.names)
+        tensors |= zip(rule.names, arrays)
     return Weights("w", kind, tensors, ())
 
 
@@ -95,7 +101,7 @@ def test_a_backbone_fills_the_backbone_of_any_model(kind, rng):
         for path, leaf in abstract_shapes(spec).items()
         if "/backbone/" in path
     }
-    weights = Weights("w", kind, to_theirs(unflatten(given), RULES[kind](spec)), ())
+    weights = Weights("w", kind, to_tensors(unflatten(given), rules_for(kind, spec)), ())
     found = flatten(backbone_variables(weights, spec))
     assert found.keys() == given.keys()
     assert all((found[path] == given[path]).all() for path in given)
@@ -128,7 +134,9 @@ def test_a_tf2_object_checkpoint_that_tensorflow_wrote(tmp_path):
             for path, leaf in abstract_shapes(spec).items()
         }
     )
-    tree = traverse_util.unflatten_dict(to_theirs(variables, RULES["automl-tf2"](spec)), sep="/")
+    tree = traverse_util.unflatten_dict(
+        to_tensors(variables, rules_for("automl-tf2", spec)), sep="/"
+    )
 
     def trackable(node):
         if isinstance(node, np.ndarray):
@@ -148,7 +156,7 @@ def test_a_tf2_checkpoint_of_the_official_keys_and_shapes(tmp_path):
     official = read_weights(shared("goldens/automl_d0_128"))
     spec = guess_spec(official)
     variables = detector_variables(official, spec)
-    tensors = to_theirs(variables, RULES["automl-tf2"](spec))
+    tensors = to_tensors(variables, rules_for("automl-tf2", spec))
     suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
     assert {(name + suffix, array.shape) for name, array in tensors.items()} == {
         (key, tuple(shape)) for key, shape in recorded["object_ckpt_keys"][1:]

@@ -51,7 +51,7 @@ def test_broken_folders_are_refused(tmp_path, variables):
     ):
         read_folder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConversionError, match="config.json' describes no model of ours"):
+    with pytest.raises(ConversionError, match="config.json' describes no model of effdet_jax"):
         read_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"no")

@@ -1,6 +1,6 @@
 import pytest
 
-from effdet_jax.convert.pytorch import backbone_rules, effdet_rules
+from effdet_jax.convert.pytorch import effdet_rules
 from effdet_jax.convert.rules import abstract_shapes
 from effdet_jax.spec import PYTORCH, model_spec
 
@@ -10,23 +10,18 @@ from effdet_jax.spec import PYTORCH, model_spec
 def test_rules_fill_every_variable_once(name):
     spec = model_spec(name)
     rules = list(effdet_rules(spec))
-    paths = [rule.ours for rule in rules]
-    names = {theirs for rule in rules for theirs in rule.theirs}
+    paths = [rule.path for rule in rules]
+    names = {name for rule in rules for name in rule.names}
     assert sorted(paths) == sorted(abstract_shapes(spec)) and len(names) == len(rules)
 
 
 @pytest.mark.parametrize("name", ["efficientdet-d0"])
 def test_rules_without_redundant_biases(name):
     spec = model_spec(name, **PYTORCH)
-    paths = [rule.ours for rule in effdet_rules(spec)]
+    paths = [rule.path for rule in effdet_rules(spec)]
     assert sorted(paths) == sorted(abstract_shapes(spec))
-    dropped = {rule.ours for rule in effdet_rules(model_spec(name))} - set(paths)
+    dropped = {rule.path for rule in effdet_rules(model_spec(name))} - set(paths)
     # One bias per resampling, per fusion node and per convolution of the two heads.
     nodes = spec.pyramid_cells * 8
     assert len(dropped) == 6 + nodes + 2 * spec.head_depth
     assert all(path.endswith("/bias") for path in dropped)
-
-
-def test_a_backbone_alone_has_names_without_prefix():
-    names = [rule.theirs[0] for rule in backbone_rules(model_spec("efficientdet-d0"))]
-    assert names[0] == "conv_stem.weight" and "blocks.1.0.se.conv_reduce.bias" in names

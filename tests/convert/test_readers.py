@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from effdet_jax.convert.pth import write_pth
 from effdet_jax.convert.readers import EMA, read_weights
 from effdet_jax.convert.rules import ConversionError
 from tests.conftest import shared
 from tests.convert.test_tensorbundle import write_bundle
+from tests.convert.torch_files import write_pth
 
 ONE = np.ones(2, np.float32)
 EFFDET = {"class_net.predict.conv_pw.weight": ONE, "backbone.bn1.weight": 2 * ONE}
@@ -121,16 +121,13 @@ def test_half_precision_is_made_float32_and_said(tmp_path):
         assert all(array.dtype == np.float32 for array in found.tensors.values())
 
 
-def test_the_averages_of_a_pytorch_run_are_taken(tmp_path, monkeypatch):
-    from effdet_jax.convert import readers
-
+def test_the_averages_of_a_pytorch_run_are_taken(tmp_path):
     run = {
         "state_dict": EFFDET,
         "epoch": 3,
         "state_dict_ema": {k: 3 * v for k, v in EFFDET.items()},
     }
-    monkeypatch.setattr(readers, "read_pth", lambda path: run)
-    (tmp_path / "run.pth").write_bytes(b"x")
+    write_pth(tmp_path / "run.pth", run)
     found = read_weights(tmp_path / "run.pth")
     np.testing.assert_array_equal(found.tensors["backbone.bn1.weight"], 6 * ONE)
     assert found.notes == ("'state_dict_ema' taken, not epoch, state_dict",)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from effdet_jax.convert.rules import ConversionError, Rule, flatten, to_ours, to_theirs
+from effdet_jax.convert.rules import ConversionError, Rule, flatten, to_tensors, to_variables
 
 RULES = [
     Rule("params/a", ("x.weight",), axes=(1, 0)),
@@ -18,7 +18,7 @@ TENSORS = {
 
 
 def test_every_tensor_is_laid_out_and_contiguous():
-    variables = to_ours(TENSORS, RULES, EXPECTED)
+    variables = to_variables(TENSORS, RULES, EXPECTED)
     assert variables["params"]["a"].tolist() == [[0, 2, 4], [1, 3, 5]]
     assert variables["params"]["c"].tolist() == [4, 5]
     for array in variables["params"].values():
@@ -26,7 +26,7 @@ def test_every_tensor_is_laid_out_and_contiguous():
 
 
 def test_there_and_back_is_the_same_and_contiguous():
-    again = to_theirs(to_ours(TENSORS, RULES, EXPECTED), RULES)
+    again = to_tensors(to_variables(TENSORS, RULES, EXPECTED), RULES)
     assert again.keys() == TENSORS.keys()
     for name, array in TENSORS.items():
         np.testing.assert_array_equal(again[name], array)
@@ -48,17 +48,17 @@ def test_there_and_back_is_the_same_and_contiguous():
 )
 def test_anything_that_does_not_fit_is_named(tensors, rules, message):
     with pytest.raises(ConversionError, match=message):
-        to_ours(tensors, rules, EXPECTED)
+        to_variables(tensors, rules, EXPECTED)
 
 
 def test_variables_without_a_counterpart_are_named():
-    variables = to_ours(TENSORS, RULES, EXPECTED)
+    variables = to_variables(TENSORS, RULES, EXPECTED)
     with pytest.raises(ConversionError, match="1 variables have no counterpart there:\n  params/b"):
-        to_theirs(variables, [RULES[0], RULES[2]])
+        to_tensors(variables, [RULES[0], RULES[2]])
     assert flatten(variables).keys() == EXPECTED.keys()
 
 
 def test_long_lists_are_cut():
     tensors = {f"extra{number}": np.ones(1) for number in range(30)}
     with pytest.raises(ConversionError, match="… and 14 more"):  # 4 missing + 30 left over - 20
-        to_ours(tensors, RULES, EXPECTED)
+        to_variables(tensors, RULES, EXPECTED)

@@ -19,9 +19,9 @@ VARIABLES["efficientdet-lite4"] = 1068
 def test_rules_fill_every_variable_once_and_name_as_many_as_the_official_graph(name, rules_of):
     spec = model_spec(name)
     rules = list(rules_of(spec))
-    names = [theirs for rule in rules for theirs in rule.theirs]
+    names = [name for rule in rules for name in rule.names]
     # Those of effdet fill every variable once (test_pytorch.py).
-    assert sorted(rule.ours for rule in rules) == sorted(rule.ours for rule in effdet_rules(spec))
+    assert sorted(rule.path for rule in rules) == sorted(rule.path for rule in effdet_rules(spec))
     assert len(names) == len(set(names)) == VARIABLES[name]
 
 
@@ -38,14 +38,14 @@ def test_rules_fill_every_variable_once_and_name_as_many_as_the_official_graph(n
     ],
 )
 def test_names_of_official_checkpoints(name, expected):
-    assert expected in {n for rule in automl_rules(model_spec(name)) for n in rule.theirs}
+    assert expected in {n for rule in automl_rules(model_spec(name)) for n in rule.names}
 
 
 def test_names_and_shapes_of_official_tf2_files():
     recorded = json.loads(shared("goldens/automl_d0_128/tf2/tf2.json").read_text())
     keys = {key for key, _ in recorded["object_ckpt_keys"]} - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
     spec = model_spec("efficientdet-d0")
-    names = {n for rule in automl_tf2_rules(spec) for n in rule.theirs}
+    names = {n for rule in automl_tf2_rules(spec) for n in rule.names}
     assert {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in names} == keys
     keras = {key.split("/", 1)[1].removesuffix(":0") for key, _ in recorded["h5_keys"]}
-    assert {n for rule in automl_rules(spec) for n in rule.theirs} == keras
+    assert {n for rule in automl_rules(spec) for n in rule.names} == keras

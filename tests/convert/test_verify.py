@@ -19,9 +19,12 @@ from effdet_jax.convert.verify import (
     run_layers,
     table,
 )
-from effdet_jax.model.detector import Detector
+from effdet_jax.convert.write import tensors_for
+from effdet_jax.model.detector import BACKBONES, Detector
+from effdet_jax.model.initialize import initial_variables
 from effdet_jax.spec import PYTORCH, model_spec
 from tests.conftest import shared
+from tests.plain_flax import plain_backbone
 from tests.tiny import random_variables
 
 SPEC = model_spec(
@@ -46,6 +49,21 @@ def test_equal_layers_are_equal_and_detections_agree():
     assert all(row.equal and row.absolute == 0 for row in rows)
     equal, total, distance = compare_detections(SPEC, layers, reference)
     assert equal == total > 0 and distance == 0
+
+
+def test_layers_of_any_backbone_are_found(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "plain", plain_backbone)
+    spec = dataclasses.replace(SPEC, backbone="plain")
+    variables = initial_variables(Detector(spec))
+    layers = run_layers(spec, variables, np.zeros((1, 64, 64, 3), np.float32))
+    shapes = {name: x.shape for name, x in layers.items() if name.startswith("backbone")}
+    assert shapes == {
+        "backbone P3": (1, 8, 8, 24),
+        "backbone P4": (1, 4, 4, 32),
+        "backbone P5": (1, 2, 2, 40),
+    }
+    with pytest.raises(ConversionError, match="backbone 'plain' has no names in other programs"):
+        tensors_for("effdet", spec, variables)
 
 
 def test_a_changed_layer_is_found():
@@ -81,13 +99,13 @@ def test_the_official_checkpoint_gives_its_recorded_activations(raw):
     reference = recorded_reference(folder / "ref.npz", spec, raw=raw)
     assert len(reference.layers) == (10 if raw else 3 + 2 + 15 + 10)
     variables = detector_variables(weights, spec)
-    ours = run_layers(spec, variables, reference.images)
-    rows = compare(ours, reference)
+    found = run_layers(spec, variables, reference.images)
+    rows = compare(found, reference)
     assert max(row.relative for row in rows) < 1e-4
     # meta.json: an input noise of 1e-6 moves a logit by up to 2.44e-4. Our logits and TensorFlow's
     # are at most so far from those in float64 (2.44e-4 and 1.84e-4, both at P7), to either side.
     assert max(row.absolute for row in rows if row.layer[:3] in ("cla", "box")) < 5e-4
-    equal, total, distance = compare_detections(spec, ours, reference)
+    equal, total, distance = compare_detections(spec, found, reference)
     assert equal == total == 200 and distance < 0.05
 
 
@@ -127,12 +145,12 @@ def test_parity_with_effdet_live(name, changes):
     variables = lively_variables(spec)
     side = 2**spec.max_level
     reference = live_reference(spec, variables, (side, 2 * side))
-    ours = run_layers(spec, variables, reference.images)
-    rows = compare(ours, reference)
+    found = run_layers(spec, variables, reference.images)
+    rows = compare(found, reference)
     levels = len(spec.levels)
     assert len(rows) == 3 + (levels - 3) + levels * spec.pyramid_cells + 2 * levels
     assert all(row.equal for row in rows), table(rows)
-    equal, total, distance = compare_detections(spec, ours, reference)
+    equal, total, distance = compare_detections(spec, found, reference)
     assert equal == total == 100 and distance < 0.1
     print(f"\n{name} {changes}\n{table(rows)}\n{equal} of {total}, {distance}")
 

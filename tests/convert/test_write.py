@@ -3,10 +3,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from effdet_jax.convert import write
 from effdet_jax.convert.detectors import detector_variables, guess_spec
-from effdet_jax.convert.pth import write_pth
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import (
@@ -27,7 +27,7 @@ WEIGHTED = model_spec("efficientdet-d0", num_classes=2)  # Has fusion weights an
 @pytest.mark.parametrize(
     ("name", "kind", "spec"),
     [
-        ("w.pth", "effdet", SPEC),
+        ("w.safetensors", "effdet", SPEC),
         ("w.safetensors", "effdet", WEIGHTED),
         ("w.npz", "automl", WEIGHTED),
         ("w.safetensors", "automl", SPEC),
@@ -60,22 +60,31 @@ def test_automl_has_no_symmetric_padding():
 def test_what_reads_differently_is_refused(tmp_path, monkeypatch):
     variables = jax.device_get(random_variables(Detector(SPEC)))
 
-    def careless(path, tensors):
-        write_pth(path, {name: array * np.float32(1.0001) for name, array in tensors.items()})
+    def careless(tensors, metadata):
+        return save({name: np.asarray(x + x, x.dtype) for name, x in tensors.items()}, metadata)
 
-    monkeypatch.setattr(write, "write_pth", careless)
+    monkeypatch.setattr(write, "save", careless)
     with pytest.raises(ConversionError, match=r"reads differently .* in \d+ tensors"):
-        write_tensors(str(tmp_path / "w.pth"), "effdet", SPEC, variables)
+        write_tensors(str(tmp_path / "w.safetensors"), "effdet", SPEC, variables)
 
 
 def test_destinations_say_their_kind():
-    assert destination_kind("a/b.pth") == "effdet" and destination_kind("a/b") == "folder"
+    assert destination_kind("a/b.safetensors") == "effdet" and destination_kind("a/b") == "folder"
     assert destination_kind("b.npz") == "automl"
     assert destination_kind("b.safetensors", "automl") == "automl"
-    with pytest.raises(ConversionError, match="effdet tensors are written as .pth or .safetensors"):
+    with pytest.raises(ConversionError, match="effdet tensors are written as .safetensors"):
         destination_kind("b.npz", "effdet")
     with pytest.raises(ConversionError, match="looks like a file, and a folder is to be written"):
         destination_kind("b.onnx")
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("pth", ""), ("pt", "effdet"), ("bin", "folder")])
+def test_pickles_are_not_written_and_what_to_type_is_said(suffix, kind):
+    with pytest.raises(
+        ConversionError,
+        match=rf"'runs/b.{suffix}': .*Give 'runs/b.safetensors'.*load_file\('runs/b.safetensors'\)",
+    ):
+        destination_kind(f"runs/b.{suffix}", kind)
 
 
 def test_nothing_partial_is_left(tmp_path):

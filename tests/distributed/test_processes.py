@@ -230,5 +230,5 @@ def test_two_processes_are_one_program(tmp_path):
     # One process on one device reads what two with two each have written.
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = {"w": jax.ShapeDtypeStruct((128, 64), np.float32, sharding=one)}
-    loaded = Checkpoints(tmp_path / "checkpoints").load(ema=abstract)["ema"]["w"]
+    loaded = Checkpoints(tmp_path / "checkpoints").restore(ema=abstract)["ema"]["w"]
     np.testing.assert_array_equal(loaded, np.arange(8192.0).reshape(128, 64))

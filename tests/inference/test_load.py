@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 import effdet_jax as ed
-from effdet_jax.checkpoint import CheckpointError
-from effdet_jax.classes import COCO, ClassNames
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.folder import write_folder
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import write_tensors
-from effdet_jax.inference.load import default_class_names, load_initial
+from effdet_jax.inference.load import read_initial_variables
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import PYTORCH, model_spec
 from tests.tiny import random_variables
@@ -43,40 +42,38 @@ def test_a_converted_folder_is_a_model(tmp_path):
     model, found = ed.load(tmp_path)
     assert (model.spec, model.class_names) == (SPEC, labels)
     assert_same(found, variables)
-    assert_same(load_initial(str(tmp_path), model), variables)
-
-
-def test_ninety_classes_are_coco():
-    assert default_class_names(90) == COCO and default_class_names(2).ids == (1, 2)
+    assert_same(read_initial_variables(str(tmp_path), model), variables)
 
 
 def test_weights_of_any_class_count_start_a_model(tmp_path):
     path, variables = written(tmp_path, name="w.npz", kind="automl")
     model = Detector(model_spec("efficientdet-lite0", num_classes=5))
-    assert_same(load_initial(path, model), variables)
+    assert_same(read_initial_variables(path, model), variables)
     with pytest.raises(
         ConversionError, match=r"isn't efficientdet-d0 \(it looks like efficientdet-lite0\)"
     ):
-        load_initial(path, Detector(model_spec("efficientdet-d0")))
+        read_initial_variables(path, Detector(model_spec("efficientdet-d0")))
 
 
 def test_weights_of_symmetric_padding_start_a_model_with_a_word(tmp_path, capsys):
     path, variables = written(tmp_path, model_spec("efficientdet-d0", num_classes=2, **PYTORCH))
-    found = load_initial(path, Detector(model_spec("efficientdet-d0", num_classes=5)))
+    found = read_initial_variables(path, Detector(model_spec("efficientdet-d0", num_classes=5)))
     assert_same(found, variables)
     assert "were trained with symmetric padding, this model pads 'same'" in capsys.readouterr().out
 
 
 def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match="no such file or folder"):
-        ed.load(tmp_path / "missing")
+    model = Detector(SPEC)
+    for read in (ed.load, lambda path: read_initial_variables(str(path), model)):
+        with pytest.raises(ConversionError, match="there is no '.*/missing': no such file or fold"):
+            read(tmp_path / "missing")
     with pytest.raises(ConversionError, match="holds no checkpoint"):
         ed.load(tmp_path)
 
 
 def test_the_hub_is_asked_only_for_its_own_addresses(tmp_path, monkeypatch):
     variables = jax.device_get(random_variables(Detector(SPEC)))
-    write_folder(tmp_path, SPEC, default_class_names(2), variables, origin="Made.")
+    write_folder(tmp_path, SPEC, ClassNames.numbered(2), variables, origin="Made.")
     with pytest.raises(ConversionError, match="isn't like 'hf://owner/name'"):
         ed.load("hf://nothing")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from effdet_jax.convert.detectors import detector_variables
 from effdet_jax.convert.pytorch import effdet_rules
 from effdet_jax.convert.readers import read_weights
+from effdet_jax.convert.verify import run_layers
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.targets import Targets
 from effdet_jax.model.detector import Detector
@@ -48,44 +49,35 @@ def assert_close(found, expected, what, tolerance=1e-4):
 
 @functools.cache
 def inference(variant: str, case: str):
-    """(outputs, intermediates) of our network on a recorded input."""
+    """{'backbone P3': array, …} of our network on a recorded input."""
     spec, variables, arrays = recorded(variant, case)
-    wanted = ("EfficientNet", "PyramidCell", "Resample")
-    run = jax.jit(
-        lambda variables, x: Detector(spec).apply(
-            variables,
-            x,
-            capture_intermediates=lambda module, _: type(module).__name__ in wanted,
-        ),
-        compiler_options=QUICK,
-    )
-    outputs, extra = run(variables, jnp.asarray(arrays["input"].transpose(0, 2, 3, 1)))
-    return outputs, extra["intermediates"]
+    return run_layers(spec, variables, arrays["input"].transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(("variant", "case"), CASES)
 def test_every_recorded_activation(variant, case):
     spec, _, arrays = recorded(variant, case)
-    _, found = inference(variant, case)
-    for level, x in found["backbone"]["__call__"][0].items():
-        assert_close(nchw(x), arrays[f"eval_backbone_P{level}"], f"backbone P{level}")
+    found = inference(variant, case)
+    for level in (3, 4, 5):
+        layer = f"backbone P{level}"
+        assert_close(nchw(found[layer]), arrays[f"eval_backbone_P{level}"], layer)
     for level in (6, 7):
-        extra = found["pyramid"][f"P{level}"]["__call__"][0]
-        assert_close(nchw(extra), arrays[f"eval_fpn_in_P{level}"], f"pyramid input P{level}")
+        layer = f"input P{level}"
+        assert_close(nchw(found[layer]), arrays[f"eval_fpn_in_P{level}"], layer)
     for cell in range(spec.pyramid_cells):
-        for level, x in found["pyramid"][f"cell_{cell}"]["__call__"][0].items():
-            assert_close(nchw(x), arrays[f"eval_fpn_cell{cell}_P{level}"], f"cell {cell} P{level}")
+        for level in spec.levels:
+            layer = f"cell {cell} P{level}"
+            assert_close(nchw(found[layer]), arrays[f"eval_fpn_cell{cell}_P{level}"], layer)
 
 
 @pytest.mark.parametrize(("variant", "case"), CASES)
 def test_logits_of_inference(variant, case):
     spec, _, arrays = recorded(variant, case)
-    outputs, _ = inference(variant, case)
+    found = inference(variant, case)
     for level in spec.levels:
-        assert_close(
-            nchw(outputs.class_logits[level]), arrays[f"eval_class_P{level}"], f"class P{level}"
-        )
-        assert_close(nchw(outputs.box_deltas[level]), arrays[f"eval_box_P{level}"], f"box P{level}")
+        for head in ("class", "box"):
+            layer = f"{head} P{level}"
+            assert_close(nchw(found[layer]), arrays[f"eval_{head}_P{level}"], layer)
 
 
 def training_step(dtype):
@@ -145,14 +137,14 @@ def test_running_statistics_after_the_step():
     found = traverse_util.flatten_dict(training_step_in_float64()[2], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
-        if not rule.ours.startswith("batch_stats/"):
+        if not rule.path.startswith("batch_stats/"):
             continue
-        expected = rule.to_ours([after[rule.theirs[0]]])
-        if rule.ours.startswith("batch_stats/backbone/"):
+        expected = rule.from_source([after[rule.names[0]]])
+        if rule.path.startswith("batch_stats/backbone/"):
             # effdet leaves its backbone at timm's momentum, which takes 0.1 of the batch where the
             # reference (and effdet elsewhere) takes 0.01: a tenth of the way it went.
-            expected = before[rule.ours] + 0.1 * (expected - before[rule.ours])
-        assert_close(found[rule.ours], expected, rule.ours)
+            expected = before[rule.path] + 0.1 * (expected - before[rule.path])
+        assert_close(found[rule.path], expected, rule.path)
         compared += 1
     assert compared == len(after) == 216
 
@@ -178,11 +170,11 @@ def test_gradient_of_every_parameter():
     found = traverse_util.flatten_dict(training_step_in_float64()[3], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
-        if rule.ours not in found:
+        if rule.path not in found:
             continue
-        expected = rule.to_ours([gradients[rule.theirs[0]]])
-        error = np.abs(found[rule.ours] - expected).max()
-        assert error <= noise_floor(rule.ours, expected), f"{rule.ours}: {error:.2e}"
+        expected = rule.from_source([gradients[rule.names[0]]])
+        error = np.abs(found[rule.path] - expected).max()
+        assert error <= noise_floor(rule.path, expected), f"{rule.path}: {error:.2e}"
         compared += 1
     assert compared == len(gradients) == len(found) == 460
 

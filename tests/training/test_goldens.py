@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.convert.detectors import RULES, detector_variables
+from effdet_jax.convert.detectors import detector_variables, rules_for
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import flatten
 from effdet_jax.detection.losses import detection_loss
@@ -119,11 +119,11 @@ def test_gradient_norms_of_every_official_variable():
     grads, params = flatten({"params": grads}), flatten({"params": params})
     expected = recorded()["unclipped_grad_norm_per_var_step1"]
     found = {}
-    for rule in RULES["automl"](SPEC):
-        if rule.ours not in grads:
+    for rule in rules_for("automl", SPEC):
+        if rule.path not in grads:
             continue
-        decay = WEIGHT_DECAY * params[rule.ours] if rule.ours.endswith("kernel") else 0.0
-        for name, part in zip(rule.theirs, rule.to_theirs(grads[rule.ours] + decay)):
+        decay = WEIGHT_DECAY * params[rule.path] if rule.path.endswith("kernel") else 0.0
+        for name, part in zip(rule.names, rule.to_source(grads[rule.path] + decay)):
             found[name] = np.linalg.norm(part.astype(np.float64))
     assert found.keys() == expected.keys() and len(found) == 493
     # A bias that a batch normalisation follows has a true gradient of 0, and rounding is recorded.
