@@ -163,7 +163,6 @@ def test_unknown_names_list_the_known_ones(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fusion": "mean"}, "fusion 'mean' is unknown; there are fast, softmax"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"image_size": (64, 256)}, "64×256 can't be: P6 would be 1×4 and P7 1×2"),
         ({"image_size": (0, 128)}, "below 1 px"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.detection.heads import CLASS_BIAS
-from effdet_jax.model.detector import Detector
+from effdet_jax.model.detector import Detector, check_spec
 from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
@@ -118,3 +118,20 @@ def test_symmetric_padding_reaches_every_strided_window(monkeypatch):
     # Stem, four strided blocks; P6, P7; in each of three cells four nodes pool the level below.
     strided = 1 + 4 + 2 + 3 * 4
     assert set(kinds) == {"symmetric"} and len(kinds) >= strided
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("backbone", "efficientnet-b0"),
+        ("pyramid", "bifpn"),
+        ("fusion", "fast, softmax"),
+        ("laterals", "node, level"),
+        ("conv", "separable, dense"),
+        ("activation", "swish, relu"),
+        ("objective", "retina"),
+    ],
+)
+def test_a_name_that_no_table_has_lists_the_known(field, known):
+    with pytest.raises(ValueError, match=f"{field} 'nothing' is unknown; there are {known}"):
+        check_spec(dataclasses.replace(TINY, **{field: "nothing"}))

@@ -10,10 +10,10 @@ from effdet_jax.detection.objective import create_objective
 from effdet_jax.distributed.mesh import create_mesh, place_batch, state_sharding
 from effdet_jax.distributed.rows import splits_rows
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import initial_variables, parameter_masks
+from effdet_jax.model.initialize import parameter_masks
 from effdet_jax.spec import model_spec
 from effdet_jax.training.optimizer import create_optimizer
-from effdet_jax.training.state import create_state, state_of
+from effdet_jax.training.state import state_of
 from effdet_jax.training.step import create_train_step
 from tests.conftest import enable_x64
 from tests.quick import QUICK
@@ -266,56 +266,3 @@ def test_a_batch_without_objects_is_finite():
     batch["labels"][:] = -1
     _, (metrics,) = run(ONE, [batch])
     assert metrics["finite"] and metrics["loss/box"] == 0 and metrics["data/num_positives"] == 0
-
-
-def test_batches_that_do_not_divide_are_refused_with_sizes_that_do():
-    with pytest.raises(
-        ValueError, match=r"batch_size 12 doesn't divide by the 8 devices; use 8 or 16"
-    ):
-        create_mesh(12)
-    with pytest.raises(ValueError, match="use 8"):
-        create_mesh(3)
-
-
-def test_large_tensors_are_split_over_fsdp_by_their_largest_axis():
-    mesh = create_mesh(8, fsdp=4)
-    leaves = {
-        "pointwise": jax.ShapeDtypeStruct((1, 1, 64, 384), jnp.float32),
-        "depthwise": jax.ShapeDtypeStruct((5, 5, 1, 1152), jnp.float32),
-        "square": jax.ShapeDtypeStruct((1, 1, 64, 64), jnp.float32),
-        "indivisible": jax.ShapeDtypeStruct((7, 7, 9, 27), jnp.float32),
-        "small": jax.ShapeDtypeStruct((1152,), jnp.float32),
-        "scalar": jax.ShapeDtypeStruct((), jnp.int32),
-    }
-    specs = {name: tuple(rule.spec) for name, rule in state_sharding(leaves, mesh).items()}
-    assert specs == {
-        "pointwise": (None, None, None, "fsdp"),
-        "depthwise": (None, None, None, "fsdp"),
-        "square": (None, None, None, "fsdp"),
-        "indivisible": (),
-        "small": (),
-        "scalar": (),
-    }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"fsdp": 3}, r"8 devices don't divide by fsdp 3 × spatial 1.* one of 1, 2, 4, 8"),
-        ({"spatial": 4, "batch_size": 3}, r"the 8 devices / spatial 4; use 2 or 4"),
-        ({"microbatches": 3}, r"batch_size 8 doesn't divide by the 8 devices × 3 micro.*use 24"),
-    ],
-)
-def test_meshes_that_do_not_divide_are_refused_with_what_would(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_mesh(**{"batch_size": 8, **arguments})
-
-
-def test_create_state_places_everything_on_every_device():
-    mesh = create_mesh(8)
-    state = create_state(initial_variables(Detector(SPEC)), optimizer_for(SPEC), mesh)
-    assert jax.tree.structure(state.ema) == jax.tree.structure(
-        {"params": state.params, "batch_stats": state.batch_stats}
-    )
-    for leaf in jax.tree.leaves((state.params, state.batch_stats)):
-        assert leaf.dtype == jnp.float32 and leaf.sharding.device_set == set(jax.devices())
