@@ -6,7 +6,7 @@ python -m effdet_jax.benchmark input --config=configs/d0.py --config.data.dir=co
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.cli import define_config_flag
-from effdet_jax.data.pipeline import Augmentation, augment, train_batches
+from effdet_jax.data.pipeline import Augmentation, Batch, augment, train_batches
 from effdet_jax.data.source import Source
 
 
@@ -51,25 +51,20 @@ def rates(
     source = configs.open_source(config, "train")
     size = configs.spec_of(config, len(source.class_names)).image_size
     augmentation = configs.augmentation_of(config)
+    options = {
+        "image_size": size,
+        "batch_size": batch_size,
+        "max_boxes": config.data.max_boxes,
+        "augmentation": augmentation,
+        "threads": config.data.threads,
+    }
     rows = []
     for number in workers:
-        batches = train_batches(
-            source,
-            image_size=size,
-            batch_size=batch_size,
-            max_boxes=config.data.max_boxes,
-            augmentation=augmentation,
-            workers=number,
-            threads=config.data.threads,
-        )
+        batches = train_batches(source, workers=number, **options)
         # Workers run ahead: what they have done before the first batch came isn't counted again.
         for _ in range(2 * (number + config.data.threads) + 1):
             next(batches)
-        started, done = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            done += len(next(batches)["image"])
-        rate = done / (time.perf_counter() - started)
-        rows.append({"workers": number, "images_per_second": round(rate, 1)})
+        rows.append({"workers": number, "images_per_second": round(_rate(batches, seconds), 1)})
     return {
         "image_size": list(size),
         "images": len(source),
@@ -80,6 +75,14 @@ def rates(
         "core": _core(source, size, augmentation, seconds),
         "pipeline": rows,
     }
+
+
+def _rate(batches: Iterator[Batch], seconds: float) -> float:
+    """Images per second of wall clock."""
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        done += len(next(batches)["image"])
+    return done / (time.perf_counter() - started)
 
 
 def _core(

@@ -17,15 +17,15 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from effdet_jax.benchmark.step import CompiledStep
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.config import spec_of
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch
-from effdet_jax.experiment import mesh_of, model_of, optimizer_of, plan_of, train_step_of
+from effdet_jax.experiment import mesh_of, model_of, optimizer_of
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.training.state import create_state
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -85,15 +85,22 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
     """(median seconds of a step after the first, loss and gradient norm of the first)."""
     mesh = mesh_of(config, jax.devices()[:devices])
     model = model_of(config, COCO)
-    step = train_step_of(config, model, plan_of(config, 100 * config.batch_size), mesh)
-    state = create_state(initial_variables(model, config.seed), optimizer_of(config), mesh)
-    compiled = step.lower(state, place_batch(batches[0], mesh)).compile()
+    step = CompiledStep(
+        model,
+        initial_variables(model, config.seed),
+        batches[0],
+        mesh,
+        optimizer=optimizer_of(config),
+        seed=config.seed,
+        ema=config.optim.ema_decay,
+        loss_options=dict(config.loss),
+        microbatches=config.microbatches,
+    )
     seconds, history = [], []
     for batch in batches:
         placed = jax.block_until_ready(place_batch(batch, mesh))
         started = time.perf_counter()
-        state, metrics = compiled(state, placed)
-        metrics = jax.device_get(jax.block_until_ready(metrics))
+        metrics = jax.device_get(step(placed))
         seconds.append(time.perf_counter() - started)
         history.append([metrics["loss/total"], metrics["optim/grad_norm"]])
     return float(np.median(seconds[1:] or seconds)), np.array(history[0])

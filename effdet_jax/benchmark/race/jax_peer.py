@@ -1,4 +1,4 @@
-"""This code as a contestant: what a user gets from `ed.load`, `ed.Predictor` and the train step."""
+"""This package as a contestant: what a user gets from `ed.load`, `ed.Predictor` and the train step."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,29 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effdet_jax.benchmark.race.contest import INPUTS, WEIGHTS, Work, as_result
+from effdet_jax.benchmark.race.case import INPUTS, WEIGHTS, Case, as_result
+from effdet_jax.benchmark.step import CompiledStep
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.postprocess import detect
-from effdet_jax.distributed.mesh import make_mesh, place_batch, replicate
+from effdet_jax.distributed.mesh import make_mesh, place_batch
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.load import load
 from effdet_jax.inference.predictor import Predictor
 from effdet_jax.model.detector import Detector
-from effdet_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from effdet_jax.training.state import state_of
-from effdet_jax.training.step import make_train_step
-
-LEARNING_RATE = 1e-3
 
 
-def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
+def prepare(name: str, case: Case, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
     """See `runner.contestant_module`."""
-    if (platform := jax.devices()[0].platform) != work.device:
+    if (platform := jax.devices()[0].platform) != case.device:
         raise RuntimeError(
-            f"'{work.title}' is to run on a {work.device}; jax has found a {platform}"
+            f"'{case.title}' is to run on a {case.device}; jax has found a {platform}"
         )
     model, variables = load(folder / WEIGHTS)
-    model = model.clone(dtype=jnp.dtype(work.dtype))
+    model = model.clone(dtype=jnp.dtype(case.dtype))
     arrays = dict(np.load(folder / INPUTS))
     prepared = {
         "forward": _forward,
@@ -38,7 +34,7 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
         "postprocess": _postprocess,
         "train": _train,
     }
-    return prepared[work.task](model, variables, arrays)
+    return prepared[case.task](model, variables, arrays)
 
 
 def gpu_peak_mib() -> float:
@@ -85,11 +81,6 @@ def _postprocess(model: Detector, variables: Any, arrays: dict[str, np.ndarray])
 def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     images = arrays["images"]
     mesh = make_mesh(len(images), devices=jax.devices()[:1])
-    optimizer = make_optimizer("sgd")
-    rate = learning_rate_schedule(
-        "constant", peak=LEARNING_RATE, warmup_init=0.0, warmup_steps=0, total_steps=1
-    )
-    step = make_train_step(model, optimizer, rate, mesh)
     batch = {
         "image": images,
         "content": np.tile(np.int32(images.shape[1:3]), (len(images), 1)),
@@ -97,11 +88,9 @@ def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
         "labels": arrays["labels"],
         "valid": np.ones(len(images), bool),
     }
-    held = [replicate(jax.jit(lambda tree: state_of(tree, optimizer))(variables), mesh)]
-    compiled = step.lower(held[0], place_batch(batch, mesh)).compile()
+    step = CompiledStep(model, variables, batch, mesh)
 
     def call():
-        held[0], metrics = compiled(held[0], place_batch(batch, mesh))
-        return float(metrics["loss/total"])
+        return float(step(place_batch(batch, mesh))["loss/total"])
 
     return call, np.array([call()])
