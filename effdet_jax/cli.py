@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from effdet_jax.compilation import enable_compilation_cache
 from effdet_jax.config import flatten, get_config, nearest_key
 from effdet_jax.errors import UserError
+from effdet_jax.libtpu import silence_libtpu
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
@@ -52,6 +54,7 @@ def run(
       arguments: keyword that is given what isn't a flag; '' refuses it.
     """
     logging.set_verbosity(logging.ERROR)  # The libraries' chatter; ours is printed.
+    silence_libtpu(jax.config.jax_platforms)
     enable_compilation_cache()
     holders = define_flags()
 

@@ -1,6 +1,24 @@
 #!/usr/bin/env bash
-# Trains on this machine's processor, with memory in huge pages: about 1.5 times as fast on Linux.
+# Runs a command on this machine's processor with glibc's allocator set for it; train if none is named.
 #   launch/cpu.sh --config=configs/shapes.py --workdir=runs/shapes
+#   launch/cpu.sh predict photo.jpg --checkpoint=runs/shapes --output=found
+#   launch/cpu.sh evaluate --checkpoint=runs/shapes
+#
+# Memory comes in huge pages: training is about 1.5 times as fast on Linux. predict and evaluate also
+# keep what they free for the next image, some 0.3 GB for D0: with both, a forward pass takes a quarter
+# less processor time (D0, 512 pixels, two cores), with huge pages alone a seventh.
 set -euo pipefail
-export JAX_PLATFORMS=cpu GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-exec python -m effdet_jax.train "$@"
+command=train
+case ${1-} in
+  train | predict | evaluate)
+    command=$1
+    shift
+    ;;
+esac
+tunables=glibc.malloc.hugetlb=1
+if [[ $command != train ]]; then # Its compiler takes gigabytes, which would stay.
+  tunables+=:glibc.malloc.mmap_max=0:glibc.malloc.top_pad=268435456
+  tunables+=:glibc.malloc.trim_threshold=1099511627776
+fi
+export JAX_PLATFORMS=cpu GLIBC_TUNABLES=$tunables
+exec python -m "effdet_jax.$command" "$@"

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
-    {"errors", "classes", "compilation"},
+    {"errors", "classes", "compilation", "libtpu"},
     {"distributed", "config"},
     {"kernels"},
     {"ops"},

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 
+from effdet_jax.benchmark.race.case import Case
 from tests.conftest import ROOT
 
 LAUNCH = ROOT / "launch"
@@ -413,7 +414,7 @@ def test_a_pod_that_is_told_to_leave_has_not_finished(tools, tmp_path):
     assert pod.communicate(timeout=30)[0] == "saved\n" and pod.returncode == 143
     assert tools.calls() == [["python", "-m", "effdet_jax.train", *ARGUMENTS]]
     for status in (0, 2):
-        tools.stub("python", f"exit {status}")
+        tools.stub("python", "exit {status}")
         assert subprocess.run([*command, *ARGUMENTS], check=False).returncode == status
 
 
@@ -460,3 +461,27 @@ def test_the_notebook_is_valid_and_never_imports_jax():
             assert not any(name.split(".")[0] == "jax" for name in names)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "The TPU is already in use" in text and "Google Drive" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "rest"),
+    [
+        (
+            ["--config=configs/d0.py", "--workdir=a b"],
+            "train",
+            ["--config=configs/d0.py", "--workdir=a b"],
+        ),
+        (["train", "--workdir=x"], "train", ["--workdir=x"]),
+        (["predict", "my photo.jpg", "--output=x"], "predict", ["my photo.jpg", "--output=x"]),
+        (["evaluate", "--checkpoint=x"], "evaluate", ["--checkpoint=x"]),
+    ],
+)
+def test_a_processor_runs_the_command_with_the_allocator_set(tools, arguments, command, rest):
+    tools.stub("python", 'printf "%s %s" "$GLIBC_TUNABLES" "$JAX_PLATFORMS"')
+    done = call("cpu.sh", *arguments)
+    assert tools.calls() == [["python", "-m", f"effdet_jax.{command}", *rest]]
+    tunables, platform = done.stdout.split()
+    assert platform == "cpu"
+    # The same as contestants of a race have.
+    case = Case(command if command == "train" else "detect", "d0", 1, (512, 512))
+    assert tunables == case.environment["GLIBC_TUNABLES"]

@@ -1,5 +1,5 @@
 """python -m effdet_jax.benchmark --config=configs/d0.py: one model here, by itself.
-python -m effdet_jax.benchmark peers: ours beside PyTorch's effdet and ONNX Runtime.
+python -m effdet_jax.benchmark peers: beside PyTorch's effdet and ONNX Runtime.
 python -m effdet_jax.benchmark scaling --config=…: on 1, 2, 4 … devices.
 python -m effdet_jax.benchmark input --config=…: JPEGs to training batches, by worker processes.
 """

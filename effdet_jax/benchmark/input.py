@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from effdet_jax.cli import define_config_flag
 from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import Augment
 from effdet_jax.data.example import Source
-from effdet_jax.data.pipeline import draw_sample, train_batches
+from effdet_jax.data.pipeline import Batch, draw_sample, train_batches
 from effdet_jax.data.sample import AugmentSettings, create_sample
 from effdet_jax.experiment import Experiment
 
@@ -54,24 +54,18 @@ def rates(
     """
     experiment = Experiment.from_config(config)
     source, settings = experiment.train_source, experiment.augment_settings
+    options = {
+        "batch_size": batch_size,
+        "max_boxes": config.data.max_boxes,
+        "threads": config.data.threads,
+    }
     rows = []
     for number in workers:
-        batches = train_batches(
-            source,
-            settings,
-            batch_size=batch_size,
-            max_boxes=config.data.max_boxes,
-            workers=number,
-            threads=config.data.threads,
-        )
+        batches = train_batches(source, settings, workers=number, **options)
         # Workers run ahead: what they have done before the first batch came isn't counted again.
         for _ in range(2 * (number + config.data.threads) + 1):
             next(batches)
-        started, done = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            done += len(next(batches)["image"])
-        rate = done / (time.perf_counter() - started)
-        rows.append({"workers": number, "images_per_second": round(rate, 1)})
+        rows.append({"workers": number, "images_per_second": round(_rate(batches, seconds), 1)})
     return {
         "image_size": list(settings.image_size),
         "images": len(source),
@@ -82,6 +76,14 @@ def rates(
         "core": _core(source, settings, seconds),
         "pipeline": rows,
     }
+
+
+def _rate(batches: Iterator[Batch], seconds: float) -> float:
+    """Images per second of wall clock."""
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        done += len(next(batches)["image"])
+    return done / (time.perf_counter() - started)
 
 
 def _core(source: Source, settings: AugmentSettings, seconds: float) -> dict[str, float]:

@@ -8,34 +8,34 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from effdet_jax.benchmark.step import CompiledStep
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.compilation import peak_memory
-from effdet_jax.data.pipeline import train_batches
+from effdet_jax.data.pipeline import Batch, train_batches
+from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.synthetic import Shapes
-from effdet_jax.distributed.mesh import place_batch
+from effdet_jax.distributed.mesh import place_batch, replicate
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.predictor import create_detect
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.training.state import TrainState, create_state
 
 BURST = 16
-WORKS = ("forward", "detect", "train", "input")
+TASKS = ("forward", "detect", "train", "input")
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "config": define_config_flag(required=True),
-        "works": flags.DEFINE_multi_enum("work", list(WORKS), WORKS, "what to measure"),
+        "tasks": flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "what to measure"),
         "batch_size": flags.DEFINE_integer("batch_size", 1, "images at a time", lower_bound=1),
         "rounds": flags.DEFINE_integer("rounds", 20, "measured runs of each", lower_bound=2),
         "warmup": flags.DEFINE_integer("warmup", 2, "runs before that", lower_bound=1),
@@ -45,58 +45,44 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 
 def main(
     config: ConfigDict,
-    works: Sequence[str],
+    tasks: Sequence[str],
     batch_size: int,
     rounds: int,
     warmup: int,
     as_json: bool,
 ) -> int:
-    report = benchmark(config, works, batch_size=batch_size, rounds=rounds, warmup=warmup)
+    report = benchmark(config, tasks, batch_size=batch_size, rounds=rounds, warmup=warmup)
     print(json.dumps(report) if as_json else "\n".join(_table(report)))
     return 0
 
 
 def benchmark(
     config: ConfigDict,
-    works: Sequence[str] = WORKS,
+    tasks: Sequence[str] = TASKS,
     *,
     batch_size: int = 1,
     rounds: int = 20,
     warmup: int = 2,
 ) -> dict[str, Any]:
-    """Times each of `works` with real data from `config`'s 'shapes' source at the model's size.
+    """Times each of `tasks` with data of the 'shapes' source at the model's size.
 
-    `rows` has per work: `compile_s`, `median_ms`, `p95_ms`, `images_per_second`, `peak_mib` (of the
+    `rows` has per task: `compile_s`, `median_ms`, `p95_ms`, `images_per_second`, `peak_mib` (of the
     compiled program: arguments, results and temporaries).
     """
-    config = copy.deepcopy(config)
-    config.batch_size = batch_size
-    experiment = Experiment.from_config(
-        config, devices=jax.devices()[:1], class_names=COCO, num_examples=100 * batch_size
-    )
-    spec, model, mesh = experiment.spec, experiment.model, experiment.mesh
-    source = Shapes(spec.image_size, batch_size * 8, endless=True)
-    batches = train_batches(
-        source,
-        experiment.augment_settings,
-        batch_size=batch_size,
-        max_boxes=config.data.max_boxes,
-        workers=config.data.workers,
-        threads=config.data.threads,
-    )
-    state = None
+    experiment = _experiment(config, batch_size)
+    spec, model = experiment.spec, experiment.model
+    batches = _batches(config, experiment.augment_settings, batch_size)
+    variables, batch = initial_variables(model), next(batches)
     rows = []
-    for work in works:
-        if work == "input":
+    for task in tasks:
+        if task == "input":
             # Batches come ahead of time and in bursts: only many of them show the rate.
             seconds = _time(lambda: [next(batches) for _ in range(BURST)], rounds, warmup)
-            rows.append(_row(work, batch_size, [total / BURST for total in seconds]))
+            rows.append(_row(task, batch_size, [total / BURST for total in seconds]))
             continue
-        state = state or create_state(initial_variables(model), experiment.optimizer, mesh)
-        batch = place_batch(next(batches), mesh)
-        call, compiled, compile_seconds = _prepare(work, experiment, state, batch)
+        call, compiled, compile_seconds = _prepare(task, experiment, variables, batch)
         seconds = _time(call, rounds, warmup)
-        rows.append(_row(work, batch_size, seconds, compiled, compile_seconds))
+        rows.append(_row(task, batch_size, seconds, compiled, compile_seconds))
     return {
         "model": spec.name,
         "image_size": list(spec.image_size),
@@ -110,38 +96,49 @@ def benchmark(
     }
 
 
+def _experiment(config: ConfigDict, batch_size: int) -> Experiment:
+    """The config on one device, without its data."""
+    config = copy.deepcopy(config)
+    config.batch_size = batch_size
+    return Experiment.from_config(
+        config, devices=jax.devices()[:1], class_names=COCO, num_examples=100 * batch_size
+    )
+
+
+def _batches(config: ConfigDict, settings: AugmentSettings, batch_size: int) -> Iterator[Batch]:
+    return train_batches(
+        Shapes(settings.image_size, batch_size * 8, endless=True),
+        settings,
+        batch_size=batch_size,
+        max_boxes=config.data.max_boxes,
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
+
+
 def _prepare(
-    work: str,
-    experiment: Experiment,
-    state: TrainState,
-    batch: Mapping[str, jax.Array],
+    task: str, experiment: Experiment, variables: Any, batch: Batch
 ) -> tuple[Callable[[], Any], Any, float]:
-    """(a call that runs `work` once and waits for it, the compiled program, seconds to compile)."""
-    model = experiment.model
-    if work == "train":
-        compiled, seconds = _compile(experiment.step, state, batch)
-        held = [jax.tree.map(jnp.copy, state)]  # The step takes its memory.
-
-        def train_once():
-            held[0], metrics = compiled(held[0], batch)
-            return jax.block_until_ready((held[0], metrics))
-
-        return train_once, compiled, seconds
-    if work == "forward":
-        images = batch["image"].astype(model.dtype)
-        compiled, seconds = _compile(jax.jit(model.apply), state.ema, images)
-        return lambda: jax.block_until_ready(compiled(state.ema, images)), compiled, seconds
-    batch_size = len(batch["image"])
-    size = np.tile(np.float32(model.spec.image_size), (batch_size, 1))
-    inputs = {
-        "image": batch["image"],
-        "content": batch["content"],
-        "scale": np.ones(batch_size, np.float32),
-        "size": size,
-    }
-    detect = jax.jit(create_detect(model, **experiment.detect_options))
-    compiled, seconds = _compile(detect, state.ema, inputs)
-    return lambda: jax.block_until_ready(compiled(state.ema, inputs)), compiled, seconds
+    """(a call that runs `task` once and waits for it, the compiled program, seconds to compile)."""
+    model, mesh = experiment.model, experiment.mesh
+    placed = place_batch(batch, mesh)
+    if task == "train":
+        step = CompiledStep(experiment.step, experiment.optimizer, variables, batch, mesh)
+        return lambda: step(placed), step.compiled, step.compile_seconds
+    variables = replicate(variables, mesh)
+    if task == "forward":
+        function, inputs = model.apply, placed["image"].astype(model.dtype)
+    else:
+        count = len(batch["image"])
+        function = create_detect(model, **experiment.detect_options)
+        inputs = {
+            "image": placed["image"],
+            "content": placed["content"],
+            "scale": np.ones(count, np.float32),
+            "size": np.tile(np.float32(model.spec.image_size), (count, 1)),
+        }
+    compiled, seconds = _compile(jax.jit(function), variables, inputs)
+    return lambda: jax.block_until_ready(compiled(variables, inputs)), compiled, seconds
 
 
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
@@ -162,7 +159,7 @@ def _time(call: Callable[[], Any], rounds: int, warmup: int) -> list[float]:
 
 
 def _row(
-    work: str,
+    task: str,
     batch_size: int,
     seconds: Sequence[float],
     compiled: Any = None,
@@ -170,7 +167,7 @@ def _row(
 ) -> dict[str, Any]:
     median = float(np.median(seconds))
     row = {
-        "work": work,
+        "task": task,
         "compile_s": compile_seconds and round(compile_seconds, 2),
         "median_ms": round(1e3 * median, 3),
         "p95_ms": round(1e3 * float(np.percentile(seconds, 95)), 3),
@@ -188,7 +185,7 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         f"{report['model']} at {height}×{width}, batch {report['batch_size']}, {report['dtype']}, "
         f"{report['device']}, jax {report['versions']['jax']}"
     )
-    columns = ("work", "compile_s", "median_ms", "p95_ms", "images_per_second", "peak_mib")
+    columns = ("task", "compile_s", "median_ms", "p95_ms", "images_per_second", "peak_mib")
     lines = [title, "".join(f"{column:>19s}" for column in columns)]
     for row in report["rows"]:
         cells = ("—" if row[column] is None else str(row[column]) for column in columns)

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from effdet_jax.benchmark.step import CompiledStep
 from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.data.pipeline import Batch, train_batches
@@ -25,7 +26,6 @@ from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.experiment import Experiment
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.training.state import create_state
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -89,16 +89,13 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
         class_names=COCO,
         num_examples=100 * config.batch_size,
     )
-    mesh = experiment.mesh
-    variables = initial_variables(experiment.model, config.seed)
-    state = create_state(variables, experiment.optimizer, mesh)
-    compiled = experiment.step.lower(state, place_batch(batches[0], mesh)).compile()
+    mesh, variables = experiment.mesh, initial_variables(experiment.model, config.seed)
+    step = CompiledStep(experiment.step, experiment.optimizer, variables, batches[0], mesh)
     seconds, history = [], []
     for batch in batches:
         placed = jax.block_until_ready(place_batch(batch, mesh))
         started = time.perf_counter()
-        state, metrics = compiled(state, placed)
-        metrics = jax.device_get(jax.block_until_ready(metrics))
+        metrics = jax.device_get(step(placed))
         seconds.append(time.perf_counter() - started)
         history.append([metrics["loss/total"], metrics["optim/grad_norm"]])
     return float(np.median(seconds[1:] or seconds)), np.array(history[0])

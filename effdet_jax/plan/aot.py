@@ -1,9 +1,9 @@
 """Compiles for a slice of TPUs that isn't here, with the compiler that would do it there: libtpu.
 
 `jax.experimental.topologies` describes the devices; `lower(…).compile()` over a mesh of them makes
-the real program. Nothing can run, everything can be asked. What is asked is known once the program
-is optimised, scheduled and its buffers are assigned; generating machine code after that takes most
-of the time, so the process that compiles is stopped there unless all of it is wanted.
+the real program, which can't run here. Its memory is known once it is optimised, scheduled and its
+buffers are assigned. Generating machine code after that takes most of the time, so the process that
+compiles is stopped there.
 """
 
 import contextlib
@@ -23,26 +23,17 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from effdet_jax.compilation import peak_memory
 from effdet_jax.errors import UserError
+from effdet_jax.libtpu import WITHOUT_TPU
 from effdet_jax.plan.chips import Topology, TopologyError
-from effdet_jax.plan.program import Program, inspect, inspect_dump, out_of_memory
+from effdet_jax.plan.program import Program, out_of_memory, reported_peak
 
-# libtpu looks for a TPU machine around it unless told where it is. `ALLOW_MULTIPLE…`: no lock on
-# the TPU that may really be here, in use by another process.
-_ENVIRONMENT = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_LOG_DIR": "disabled",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-# What XLA writes when buffers are assigned, the last file at the end.
+# What XLA writes when buffers are assigned, in this order.
 _MEMORY_REPORT = "*after_optimizations-memory-usage-report.txt"
 _ASSIGNED = "*after_optimizations_after_buffer_assignment.txt"
 
-# Devices → jitted function, its abstract arguments, and whatever else is to be known of it.
+# Devices → jitted function, its abstract arguments, and whatever else is known of it.
 Build = Callable[[list[jax.Device]], tuple[Any, tuple[Any, ...], Any]]
 
 
@@ -58,13 +49,12 @@ def libtpu_version() -> str:
         return ""
 
 
-def compile_ahead(build: Build, topology: Topology, *, full: bool = False) -> tuple[Any, Program]:
-    """(what `build` says of its function, the figures of its program on a slice).
+def compile_ahead(build: Build, topology: Topology) -> tuple[Any, Program]:
+    """(what `build` says of its function, its program on a slice).
 
     Args:
       build: called in another process: a function of a module, or a `partial` of one.
       topology: the slice whose devices `build` is given.
-      full: generates machine code, too.
 
     Raises:
       CompilerError: there is no compiler, or it failed for other reasons than memory.
@@ -86,27 +76,20 @@ def compile_ahead(build: Build, topology: Topology, *, full: bool = False) -> tu
         sender.close()
         try:
             about = _receive(receiver)
-            program = _wait(receiver, folder, full=full)
+            program = _wait(receiver, folder)
         finally:
             child.kill()
             child.join()
     return about, dataclasses.replace(program, seconds=time.monotonic() - started)
 
 
-def _wait(receiver: multiprocessing.connection.Connection, folder: str, *, full: bool) -> Program:
+def _wait(receiver: multiprocessing.connection.Connection, folder: str) -> Program:
     """The child's result, or what it has written about the program before that."""
     while not receiver.poll(1.0):
-        written = glob.glob(os.path.join(folder, _ASSIGNED))
-        if written and not full:
-            sizes = None
-            while sizes != (sizes := [os.path.getsize(path) for path in written]):
-                time.sleep(1.0)
+        if glob.glob(os.path.join(folder, _ASSIGNED)):
             (report,) = glob.glob(os.path.join(folder, _MEMORY_REPORT))
-            with (
-                open(written[0], encoding="utf-8") as hlo,
-                open(report, encoding="utf-8") as memory,
-            ):
-                return inspect_dump(hlo.read(), memory.read())
+            with open(report, encoding="utf-8") as memory:
+                return Program(reported_peak(memory.read()))
     return _receive(receiver)
 
 
@@ -121,7 +104,8 @@ def _receive(receiver: multiprocessing.connection.Connection) -> Any:
 
 
 def _compile_in_child(build: Build, topology: Topology, folder: str, sender: Any):
-    os.environ.update(_ENVIRONMENT)
+    # No lock on the TPU that may really be here, in use by another process.
+    os.environ.update(WITHOUT_TPU, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     # A TPU or GPU that may be here is left alone.
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -161,7 +145,8 @@ def compile_here(build: Build, devices: list[jax.Device]) -> tuple[Any, Program]
 
 def _compile(step: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Program:
     try:
-        return inspect(step.lower(*arguments).compile(compiler_options=options or None))
+        compiled = step.lower(*arguments).compile(compiler_options=options or None)
+        return Program(peak_memory(compiled))
     except jax.errors.JaxRuntimeError as error:
         program = out_of_memory(str(error))
         if program is None:

@@ -1,28 +1,10 @@
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from effdet_jax.plan.hlo import Collective
-from effdet_jax.plan.program import Program, inspect, inspect_dump, out_of_memory
+from effdet_jax.plan.program import Program, out_of_memory, reported_peak
 
 
-def test_a_compiled_program_says_the_same():
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    weights = jax.ShapeDtypeStruct((3, 5), jnp.float32, sharding=whole)
-    images = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=split)
-    grad = jax.jit(jax.grad(lambda w, x: jnp.sum((x @ w) ** 2)), out_shardings=whole)
-    program = inspect(grad.lower(weights, images).compile())
-    (row,) = program.collectives
-    assert (row.kind, row.count, row.bytes) == ("all-reduce", 1, 4 * 15)
-    assert program.fits and program.complete
-    # Weights, two images, their product's gradient or the weights'.
-    assert 4 * (15 + 6) < program.peak < 400
-    # Two products of 2 · 2 · 3 · 5, and little else.
-    assert 120 <= program.flops < 200
-    assert Program.from_dict(program.to_dict()) == program
+def test_a_program_fits_unless_the_compiler_refused_it():
+    assert Program(4096).fits and not Program(4096, error="out of memory").fits
 
 
 @pytest.mark.parametrize(
@@ -48,16 +30,9 @@ def test_other_failures_are_none_of_memory():
     assert out_of_memory("INVALID_ARGUMENT: something else") is None
 
 
-def test_a_dump_says_it_before_there_is_machine_code():
-    hlo = (
-        "ENTRY %main (p: f32[8,128]) -> f32[8,128] {\n"
-        "  %p = f32[8,128]{1,0:T(8,128)} parameter(0)\n"
-        "  ROOT %r = f32[8,128]{1,0:T(8,128)} all-reduce(%p), to_apply=%add\n}\n"
-    )
-    memory = (
+def test_the_peak_is_that_of_the_main_memory():
+    report = (
         "Memory Space: smem (color=2)\nTotal bytes: 7 (7B)\n"
         "Memory Space: default (color=0)\nTotal bytes: 8192 (8.0KiB)\n"
     )
-    program = inspect_dump(hlo, memory)
-    assert program.peak == 8192 and program.traffic == 2 * 4096 and not program.complete
-    assert program.collectives == (Collective("all-reduce", 0, 1, 4096, 4096),)
+    assert reported_peak(report) == 8192

@@ -1,4 +1,4 @@
-"""This code as a contestant: what a user gets from `ed.load`, `ed.Predictor` and the train step."""
+"""This package as a contestant: what a user gets from `ed.load`, `ed.Predictor` and the train step."""
 
 import pathlib
 from collections.abc import Callable
@@ -7,32 +7,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from effdet_jax.benchmark.race.contest import INPUTS, WEIGHTS, Work, as_result
+from effdet_jax.benchmark.race.case import INPUTS, WEIGHTS, Case, as_result
+from effdet_jax.benchmark.step import CompiledStep
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import detect
-from effdet_jax.distributed.mesh import create_mesh, place_batch, replicate
+from effdet_jax.distributed.mesh import create_mesh, place_batch
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.load import load
 from effdet_jax.inference.predictor import Predictor
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import parameter_masks
-from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
-from effdet_jax.training.state import state_of
+from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.step import create_train_step
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-3  # Constant: speed doesn't depend on it.
 
 
-def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
+def prepare(name: str, case: Case, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
     """See `runner.contestant_module`."""
-    if (platform := jax.devices()[0].platform) != work.device:
+    if (platform := jax.devices()[0].platform) != case.device:
         raise RuntimeError(
-            f"'{work.title}' is to run on a {work.device}; jax has found a {platform}"
+            f"'{case.title}' is to run on a {case.device}; jax has found a {platform}"
         )
     model, variables = load(folder / WEIGHTS)
-    model = model.clone(dtype=jnp.dtype(work.dtype))
+    model = model.clone(dtype=jnp.dtype(case.dtype))
     arrays = dict(np.load(folder / INPUTS))
     prepared = {
         "forward": _forward,
@@ -40,7 +41,7 @@ def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], A
         "postprocess": _postprocess,
         "train": _train,
     }
-    return prepared[work.task](model, variables, arrays)
+    return prepared[case.task](model, variables, arrays)
 
 
 def gpu_peak_mib() -> float:
@@ -87,12 +88,8 @@ def _postprocess(model: Detector, variables: Any, arrays: dict[str, np.ndarray])
 def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     images = arrays["images"]
     mesh = create_mesh(len(images), devices=jax.devices()[:1])
-    optimizer = create_optimizer(
-        **parameter_masks(model),
-    )
-    rate = learning_rate_schedule(
-        "constant", peak=LEARNING_RATE, warmup_init=0.0, warmup_steps=0, total_steps=1
-    )
+    optimizer = create_optimizer(**parameter_masks(model))
+    rate = optax.constant_schedule(LEARNING_RATE)
     step = create_train_step(model, create_objective(model.spec), optimizer, rate, mesh)
     batch = {
         "image": images,
@@ -101,11 +98,9 @@ def _train(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
         "labels": arrays["labels"],
         "valid": np.ones(len(images), bool),
     }
-    held = [replicate(jax.jit(lambda tree: state_of(tree, optimizer))(variables), mesh)]
-    compiled = step.lower(held[0], place_batch(batch, mesh)).compile()
+    compiled = CompiledStep(step, optimizer, variables, batch, mesh)
 
     def call():
-        held[0], metrics = compiled(held[0], place_batch(batch, mesh))
-        return float(metrics["loss/total"])
+        return float(compiled(place_batch(batch, mesh))["loss/total"])
 
     return call, np.array([call()])

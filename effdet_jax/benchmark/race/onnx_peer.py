@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from effdet_jax.benchmark.race.contest import INPUTS, ONNX, Work, as_result
+from effdet_jax.benchmark.race.case import INPUTS, ONNX, Case, as_result
 
 
-def prepare(name: str, work: Work, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
-    """See `runner.contestant_module`; `work` is a forward pass."""
+def prepare(name: str, case: Case, folder: pathlib.Path) -> tuple[Callable[[], Any], np.ndarray]:
+    """See `runner.contestant_module`; `case` is a forward pass."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count()
     session = onnxruntime.InferenceSession(folder / ONNX, options, ["CPUExecutionProvider"])

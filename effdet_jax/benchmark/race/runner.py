@@ -1,4 +1,4 @@
-"""The process of one contestant: JSON lines in, JSON lines out; started by `contest`.
+"""The process of one contestant: JSON lines in, JSON lines out; started by `contestant`.
 
 It keeps to what it is told: prepare (first line), then run for so many seconds per line, then end.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from effdet_jax.benchmark.race.contest import Work
+from effdet_jax.benchmark.race.case import Case, file_stem
 
 WARMUP_RUNS = 2
 
@@ -21,10 +21,10 @@ WARMUP_RUNS = 2
 def contestant_module(name: str) -> ModuleType:
     """The module of a contestant.
 
-    Its `prepare(name, work, folder)` gives a call that runs the work once and waits for it, and what
+    Its `prepare(name, case, folder)` gives a call that runs the case once and waits for it, and what
     that computes, as a numpy array; `gpu_peak_mib()`, if it knows GPUs, the most it took of one.
     """
-    if name.startswith("ours"):
+    if name.startswith("effdet_jax"):
         from effdet_jax.benchmark.race import jax_peer as module
     elif name == "ONNX Runtime":
         from effdet_jax.benchmark.race import onnx_peer as module
@@ -36,13 +36,13 @@ def contestant_module(name: str) -> ModuleType:
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     folder = pathlib.Path(job["folder"])
-    work = Work.of(job["work"])
+    case = Case.from_dict(job["case"])
     started = time.perf_counter()
     module = contestant_module(job["name"])
-    call, result = module.prepare(job["name"], work, folder)
+    call, result = module.prepare(job["name"], case, folder)
     call()
     first_seconds = time.perf_counter() - started
-    path = folder / f"{job['name'].replace(' ', '-')}.npy"
+    path = folder / f"{file_stem(job['name'])}.npy"
     np.save(path, result)
     for _ in range(WARMUP_RUNS):
         call()
@@ -51,7 +51,7 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if "end" in message:
-            _answer(peak_mib=_peak_mib() if work.device == "cpu" else module.gpu_peak_mib())
+            _answer(peak_mib=_peak_mib() if case.device == "cpu" else module.gpu_peak_mib())
             return
         _answer(milliseconds=_turn(call, message["seconds"]))
 

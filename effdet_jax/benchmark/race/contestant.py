@@ -11,87 +11,60 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import psutil
 
+from effdet_jax.benchmark.race.case import Case, file_stem
 from effdet_jax.errors import UserError
 
-# Files in the folder that all contestants of a work read.
-WEIGHTS, INPUTS, ONNX = "weights.safetensors", "inputs.npz", "model.onnx"
+RUNNER = "effdet_jax.benchmark.race.runner"
 REST_SECONDS = 0.3  # After a turn: worker threads of the last contestant stop spinning.
 
 
-class ContestError(UserError):
+class RaceError(UserError):
     """A contestant could not be started, died, or computed something else than the others."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What is raced over.
+class Contestant:
+    """A process that has prepared a case and runs it when told to; see `runner`.
 
-    Attributes:
-      task: 'forward', 'detect', 'postprocess' or 'train'.
-      model: name without its family, such as 'd0'.
-      batch_size: images at a time.
-      image_size: (height, width) of the network's input.
-      device: 'cpu' or 'gpu'.
-      dtype: what the network computes in: 'float32' or 'bfloat16'.
+    Args:
+      name: which of them, see `runner.contestant_module`.
+      case: what it runs.
+      folder: with the case's files; its log is written there.
+      package: folder that holds the `effdet_jax` to run, this one if not given.
+
+    Raises:
+      RaceError: it ended.
     """
 
-    task: str
-    model: str
-    batch_size: int
-    image_size: tuple[int, int]
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Work":
-        """The work whose fields came through JSON, which has no tuples."""
-        return cls(**{**fields, "image_size": tuple(fields["image_size"])})
-
-    @property
-    def title(self) -> str:
-        height, width = self.image_size
-        size = str(height) if height == width else f"{height}×{width}"
-        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{self.task} {self.model} {size} batch {self.batch_size}{dtype}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What its processes find set: all of them compute on the same device and share its memory."""
-        if self.device == "cpu":
-            return {"JAX_PLATFORMS": "cpu"}
-        return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-
-class Contestant:
-    """A process that has prepared a work and runs it when told to; see `runner`."""
-
-    def __init__(self, name: str, work: Work, folder: pathlib.Path):
+    def __init__(
+        self, name: str, case: Case, folder: pathlib.Path, package: pathlib.Path | None = None
+    ):
         self.name = name
         self.milliseconds: list[list[float]] = []  # Per turn, per run.
-        self._log = folder / f"{name.replace(' ', '-')}.log"
+        self._log = folder / f"{file_stem(name)}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "effdet_jax.benchmark.race.runner"],
+                [sys.executable, "-m", RUNNER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | work.environment,
+                env=os.environ | case.environment,
+                cwd=package,  # `-m` looks there first.
             )
-        job = {"name": name, "work": dataclasses.asdict(work), "folder": str(folder)}
+        job = {"name": name, "case": dataclasses.asdict(case), "folder": str(folder)}
         ready = self._ask(job)
         self.result = np.load(ready["result"])
         self.first_seconds: float = ready["first_seconds"]
         self.peak_mib = 0.0
 
     def run(self, seconds: float) -> None:
-        """One turn: runs of the work for so long, at least two of them."""
+        """One turn: runs of the case for so long, at least two of them."""
         self.milliseconds.append(self._ask({"seconds": seconds})["milliseconds"])
 
     @property
@@ -118,20 +91,7 @@ class Contestant:
             if line.startswith("{"):
                 return json.loads(line)
         last = "\n".join(self._log.read_text().splitlines()[-12:])
-        raise ContestError(f"'{self.name}' ended with {self._process.wait()}:\n{last}")
-
-
-def by_anchor(levels: Iterable[np.ndarray], last: int) -> np.ndarray:
-    """[B, H, W, …] per level → [B, N, last], the same order of anchors for all contestants."""
-    return np.concatenate([x.reshape(len(x), -1, last) for x in levels], 1)
-
-
-def as_result(
-    class_levels: Iterable[np.ndarray], box_levels: Iterable[np.ndarray], num_classes: int = 90
-) -> np.ndarray:
-    """All of a network's outputs, [B, H, W, …] per level, as one float32 vector to compare."""
-    parts = by_anchor(class_levels, num_classes), by_anchor(box_levels, 4)
-    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+        raise RaceError(f"'{self.name}' ended with {self._process.wait()}:\n{last}")
 
 
 @dataclasses.dataclass(frozen=True)
