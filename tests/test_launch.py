@@ -414,7 +414,7 @@ def test_a_pod_that_is_told_to_leave_has_not_finished(tools, tmp_path):
     assert pod.communicate(timeout=30)[0] == "saved\n" and pod.returncode == 143
     assert tools.calls() == [["python", "-m", "effdet_jax.train", *ARGUMENTS]]
     for status in (0, 2):
-        tools.stub("python", "exit {status}")
+        tools.stub("python", f"exit {status}")
         assert subprocess.run([*command, *ARGUMENTS], check=False).returncode == status
 
 
