@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
     {"errors", "classes", "compilation"},
-    {"distributed"},
+    {"distributed", "files"},
     {"ops"},
     {"data", "spec", "layers"},
     {"config", "detection"},
@@ -19,10 +19,11 @@ FLOORS = (
     {"checkpoint"},
     {"convert"},
     {"inference", "training"},
-    {"evaluation"},
+    {"evaluation", "export"},
     {"run"},
     {"cli", "experiment"},
     {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
+    | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
