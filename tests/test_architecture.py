@@ -21,7 +21,7 @@ FLOORS = (
     {"inference", "training"},
     {"evaluation", "export"},
     {"run"},
-    {"cli", "experiment"},
+    {"cli", "experiment", "__main__"},
     {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
     | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
@@ -33,7 +33,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 def room_of(path) -> str:
     """A file's room; a room's command (`__main__`) stands above it, with the other commands."""
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return f"{room}.__main__" if path.name == "__main__.py" else room
+    return f"{room}.__main__" if path.name == "__main__.py" and path.parent != PACKAGE else room
 
 
 def imports(path):

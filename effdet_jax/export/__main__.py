@@ -15,24 +15,18 @@ from absl import flags
 
 from effdet_jax.cli import run
 from effdet_jax.detection.postprocess import NMS_METHODS
-from effdet_jax.export import stablehlo
 from effdet_jax.export.detector import NO_NMS, create_function, describe
+from effdet_jax.export.formats import format_of
 from effdet_jax.export.verify import (
     BATCH_SIZES,
     Comparison,
     ExportError,
-    Format,
     compare,
     rendered_batches,
     run_here,
 )
 from effdet_jax.files import put_in_place
 from effdet_jax.inference.load import load
-
-# The formats by file ending; see `Format`.
-FORMATS: dict[str, Format] = {
-    ".stablehlo": Format(stablehlo.write, stablehlo.run),
-}
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -80,20 +74,6 @@ def main(paths: Sequence[str], *, nms: str, overwrite: bool, **options: float) -
             json.dump({**describe(model, method=nms, **options), **notes}, file, indent=1)
     print(f"in place   {out}, {out}.json")
     return 0
-
-
-def format_of(path: str) -> Format:
-    """The format that a file's ending names.
-
-    Raises:
-      ExportError: there is none of that ending.
-    """
-    ending = os.path.splitext(path)[1]
-    if ending not in FORMATS:
-        raise ExportError(
-            f"'{path}': there is no format '{ending}'; OUT ends in {', '.join(sorted(FORMATS))}"
-        )
-    return FORMATS[ending]
 
 
 def _judge(out: str, found: Comparison, tolerance: float, what: str):

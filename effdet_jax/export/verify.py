@@ -1,8 +1,7 @@
 """The proof of an export: what the file computes beside what the model computes here."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -20,22 +19,6 @@ Results = Mapping[str, np.ndarray]
 
 class ExportError(UserError):
     """A detector can't be exported, or its file computes something else; the file was removed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """One file format.
-
-    Attributes:
-      write: `(path, function, image_size) → notes`: writes the file; what to know of it, for JSON.
-      run: `(path, batches) → results` of the file read anew, each result named and shaped as the
-        function's.
-      tolerance: largest absolute difference (scores, pixels) that counts as equal; 0 is equal bits.
-    """
-
-    write: Callable[[str, Function, tuple[int, int]], Mapping[str, Any]]
-    run: Callable[[str, Sequence[Batch]], Sequence[Results]]
-    tolerance: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
