@@ -1,7 +1,11 @@
 """What the commands share: the `--config` flag, and errors as messages instead of tracebacks."""
 
+import difflib
+import glob
+import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -9,16 +13,17 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import effdet_jax
 from effdet_jax.compilation import enable_compilation_cache
-from effdet_jax.config import flatten, get_config, nearest_key
+from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.errors import UserError
 from effdet_jax.libtpu import silence_libtpu
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
-    """`--config=configs/d0.py`, with `--config.optim.learning_rate=0.02` for its fields."""
+    """`--config=d0` or `--config=mine/d0.py`, and `--config.optim.learning_rate=0.02` for fields."""
     holder = config_flags.DEFINE_config_file(
-        "config", help_string="experiment, such as configs/shapes.py", lock_config=True
+        "config", help_string="experiment: a name such as shapes, or a file", lock_config=True
     )
     if required:
         flags.mark_flag_as_required(holder)
@@ -39,6 +44,19 @@ def define_process_flags() -> dict[str, flags.FlagHolder]:
     }
 
 
+def _define_import_flag() -> flags.FlagHolder:
+    """`--import=my_net`, and the flags of this file in the command's `--help`."""
+    holder = flags.DEFINE_list(
+        "import",
+        [],
+        "Python modules to import first, from here or installed: my_net.py can add a backbone, data "
+        'source, format … of its own to the table of this package: BACKBONES["mine"] = …',
+    )
+    for name in {"config", "import"} & set(flags.FLAGS):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    return holder
+
+
 def run(
     main: Callable[..., int],
     define_flags: Callable[[], dict[str, flags.FlagHolder]],
@@ -47,7 +65,8 @@ def run(
 ):
     """Parses the command line and calls `main` with a keyword per flag; exits with its status.
 
-    Errors a user can mend end with their message and status 2, without a traceback.
+    Errors a user can mend end with their message and status 2, without a traceback. Every command
+    has `--import`.
 
     Args:
       define_flags: defines the flags and returns them by keyword.
@@ -57,12 +76,14 @@ def run(
     silence_libtpu(jax.config.jax_platforms)
     enable_compilation_cache()
     holders = define_flags()
+    modules = _define_import_flag()
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1 and not arguments:
             _exit(f"unexpected arguments: {' '.join(argv[1:])}")
         values = {name: holder.value for name, holder in holders.items()}
         try:
+            _import_modules(modules.value)
             return main(**values, **({arguments: argv[1:]} if arguments else {}))
         except UserError as error:
             _exit(str(error))
@@ -72,23 +93,94 @@ def run(
 
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """absl's parsing, with a plain message for what people mistype most."""
-    known = flatten(get_config())
-    sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
-    for argument in argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
-        key = name.removeprefix("config.")
-        if name == "config" and value and not os.path.isfile(value.split(":")[0]):
-            _exit(f"there is no config file '{value}' in {os.getcwd()}; try configs/shapes.py")
-        if name.startswith("config.") and key not in known and key not in sections:
-            _exit(f"unknown config key '{key}'. Did you mean --config.{nearest_key(key)}?")
+    arguments = [_with_underscores(argument) for argument in argv[1:]]
     try:
-        return flags.FLAGS([argv[0], *map(_with_underscores, argv[1:])])
+        if "config" in flags.FLAGS:
+            arguments = _with_config_files(arguments)
+        return flags.FLAGS([argv[0], *arguments])
     except UserError as error:
         _exit(str(error))
     except flags.Error as error:
         # The last line has the reason; a traceback of the config file may stand before it.
         reason = str(error).strip().splitlines()[-1].strip()
         _exit(reason)
+
+
+def _with_config_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the file in the place of a config's name.
+
+    Raises:
+      ConfigError: a config or a config key is unknown; ml_collections' own suggestions don't know a
+        key by its last part alone, 'learning_rate'.
+    """
+    known = flatten(get_config())
+    sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    found, previous = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        key = name.lstrip("-").removeprefix("config.")
+        if name == "--config" and equals:
+            argument = f"--config={find_config(value)}"
+        elif previous == "--config":
+            argument = find_config(argument)
+        elif name.startswith("--config.") and key not in known and key not in sections:
+            raise ConfigError(
+                f"unknown config key '{key}'. Did you mean --config.{nearest_key(key)}?"
+            )
+        found.append(argument)
+        previous = argument
+    return found
+
+
+def find_config(value: str) -> str:
+    """The file, ':mode' kept, that `--config=value` names: 'd3', 'shapes:smoke', 'mine/d3.py'.
+
+    A name without folder and ending is one of the configs that come with the package.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    path, colon, mode = value.partition(":")
+    known = list_configs()
+    if path in known:
+        return f"{known[path]}{colon}{mode}"
+    if os.path.isfile(path):
+        return value
+    name = os.path.basename(path).removesuffix(".py")
+    (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0) or ("…",)
+    what = f"config '{path}'" if name == path else f"config file '{path}' in {os.getcwd()}"
+    raise ConfigError(
+        f"there is no {what}. Did you mean --config={nearest}? By name there are "
+        f"{', '.join(known)}; a file is --config=FOLDER/FILE.py"
+    )
+
+
+def list_configs() -> dict[str, str]:
+    """{name: file} of the configs that come with the package: `configs/` of the clone, or its copy
+    in an installed package."""
+    package = os.path.dirname(effdet_jax.__file__)
+    beside = os.path.join(os.path.dirname(package), "configs")
+    inside = os.path.join(package, "configs")
+    files = sorted(glob.glob(os.path.join(inside if os.path.isdir(inside) else beside, "*.py")))
+    return {os.path.basename(file).removesuffix(".py"): file for file in files}
+
+
+def _import_modules(names: Sequence[str]):
+    """Imports what `--import` names.
+
+    Raises:
+      ConfigError: one of them isn't there, or fails; says where.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " "):
+                reason = f"no such module in {os.getcwd()}, and none is installed"
+            else:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                reason = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+            raise ConfigError(f"--import={name}: {reason}") from error
 
 
 def _with_underscores(argument: str) -> str:

@@ -56,8 +56,18 @@ def shared(relative: str) -> pathlib.Path:
     return path
 
 
+# What has to pass with every Python and jax, in three minutes: the operations, the model, and one
+# whole program from training to export. `pytest -m core` runs it.
+CORE = ("ops/", "model/", "test_train.py", "convert/test_convert.py", "export/")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What takes longest begins first, so that no process is left alone with it at the end."""
+    """Marks the core; and what takes longest begins first, so that nothing is left alone with it."""
+    for item in items:
+        where = item.path.relative_to(ROOT / "tests").as_posix()
+        if where.startswith(CORE) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.core)
     long = (
         "test_train.py",
         "test_step.py",

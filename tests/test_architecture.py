@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
     {"errors", "classes", "compilation", "libtpu"},
-    {"distributed", "config"},
+    {"distributed", "config", "files"},
     {"kernels"},
     {"ops"},
     {"data", "spec", "layers"},
@@ -20,10 +20,11 @@ FLOORS = (
     {"checkpoint"},
     {"convert"},
     {"inference", "training"},
-    {"evaluation"},
+    {"evaluation", "export"},
     {"run"},
-    {"cli", "experiment"},
+    {"cli", "experiment", "__main__"},
     {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
+    | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
@@ -33,7 +34,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 def room_of(path) -> str:
     """A file's room; a room's command (`__main__`) stands above it, with the other commands."""
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return f"{room}.__main__" if path.name == "__main__.py" else room
+    return f"{room}.__main__" if path.name == "__main__.py" and path.parent != PACKAGE else room
 
 
 def imports(path):
@@ -116,7 +117,7 @@ def test_every_module_has_its_test_file_and_every_test_file_its_module():
     for path in FILES:
         module = path.relative_to(PACKAGE)
         if module.name == "__main__.py":  # A room's command.
-            expected.add(module.with_name(f"test_{module.parent.name or 'commands'}.py"))
+            expected.add(module.with_name(f"test_{module.parent.name or '__main__'}.py"))
         elif module.name != "__init__.py":
             expected.add(module.with_name(f"test_{module.name}"))
     found = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}

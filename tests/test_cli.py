@@ -1,17 +1,25 @@
 """Mistakes at the command line: a message with what to type, status 2, no traceback."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from effdet_jax.cli import find_config, list_configs
+from effdet_jax.config import ConfigError
 from tests.conftest import ROOT
 
 
-def run(*arguments):
+def run(*arguments, cwd=ROOT):
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr.strip()
@@ -26,7 +34,12 @@ def run(*arguments):
         ),
         (
             ["--config=configs/d33.py", "--workdir=x"],
-            f"there is no config file 'configs/d33.py' in {ROOT}; try configs/shapes.py",
+            f"there is no config file 'configs/d33.py' in {ROOT}. Did you mean --config=d3?",
+        ),
+        (["--config=shape", "--workdir=x"], "no config 'shape'. Did you mean --config=shapes?"),
+        (
+            ["--config", "d0", "--config.learning_rate=1", "--workdir=x"],
+            "unknown config key 'learning_rate'. Did you mean --config.optim.learning_rate?",
         ),
         (["--config=configs/d0.py:smok", "--workdir=x"], "unknown config mode 'smok'"),
         (["--config=configs/d0.py", "--config.batch_size=big", "--workdir=x"], "big"),
@@ -49,3 +62,44 @@ def test_predict_without_images_or_checkpoint(tmp_path):
     assert status == 2 and "holds no checkpoint" in error
     status, error = run("effdet_jax.predict", "nothing*.jpg", f"--checkpoint={tmp_path}")
     assert status == 2 and "no image 'nothing*.jpg'" in error
+
+
+def test_configs_have_names_and_files(tmp_path, monkeypatch):
+    assert list_configs() == {path.stem: str(path) for path in (ROOT / "configs").glob("*.py")}
+    assert find_config("d3") == str(ROOT / "configs" / "d3.py")
+    assert find_config("shapes:smoke") == f"{ROOT / 'configs' / 'shapes.py'}:smoke"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    assert find_config("mine.py:smoke") == "mine.py:smoke"
+    with pytest.raises(ConfigError, match=r"no config 'mine'. Did you mean --config=.*; a file is"):
+        find_config("mine")
+    with pytest.raises(ConfigError, match=r"'configs/lite3.py' in .*mean --config=lite3\?"):
+        find_config("configs/lite3.py")
+
+
+def test_modules_from_the_current_folder_are_imported_first(tmp_path):
+    (tmp_path / "my_format.py").write_text(
+        "from effdet_jax.export.formats import FORMATS\nFORMATS['.mine'] = None\n"
+    )
+    (tmp_path / "broken.py").write_text("\nimport json\njson.nothing\n")
+    command = ("effdet_jax.export", "checkpoint", "out.x")
+    status, error = run(*command, "--import=my_format", cwd=tmp_path)
+    assert status == 2 and "OUT ends in .mine, .stablehlo" in error
+    status, error = run(*command, "--import=my_format,your_format", cwd=tmp_path)
+    reason = f"--import=your_format: no such module in {tmp_path}, and none is installed"
+    assert status == 2 and error.endswith(reason)
+    status, error = run(*command, "--import=broken", cwd=tmp_path)
+    assert status == 2 and "--import=broken: AttributeError: module 'json' has no" in error
+    assert "broken.py, line 3)" in error
+
+
+def test_help_has_the_flags_of_every_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "effdet_jax.evaluate", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for name in ("--import", "--config", "--checkpoint"):
+        assert f"\n  {name}:" in done.stdout

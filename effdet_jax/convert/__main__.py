@@ -38,11 +38,11 @@ from effdet_jax.convert.verify import (
 from effdet_jax.convert.write import (
     check_equal,
     destination_kind,
-    put_in_place,
     tensors_for,
     write_manifest,
     write_tensors,
 )
+from effdet_jax.files import put_in_place
 from effdet_jax.spec import ADVPROP, ModelSpec
 
 

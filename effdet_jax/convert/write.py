@@ -1,11 +1,8 @@
-"""Detectors as files of other programs: written aside, read back, compared, and only then in place."""
+"""Detectors as files of other programs: written, read back, compared."""
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -115,33 +112,3 @@ def write_manifest(path: str, spec: ModelSpec, tensors: Mapping[str, np.ndarray]
     }
     with open(path, "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
-
-
-@contextlib.contextmanager
-def put_in_place(path: str, *, overwrite: bool) -> Iterator[str]:
-    """A path to write a file or folder to, moved to `path` at the end; removed if that isn't reached.
-
-    Raises:
-      ConversionError: `path` is there already, or its folder can't be written.
-    """
-    path = os.path.abspath(path)
-    if os.path.lexists(path) and not overwrite:
-        raise ConversionError(f"'{path}' exists; give another destination, or --overwrite")
-    folder, name = os.path.split(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
-    except OSError as error:
-        raise ConversionError(f"can't write into '{folder}': {error.strerror}") from error
-    try:
-        yield os.path.join(aside, name)
-        _replace(os.path.join(aside, name), path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _replace(new: str, old: str):
-    remove: Callable[[str], Any] = shutil.rmtree if os.path.isdir(old) else os.remove
-    if os.path.lexists(old) and (os.path.isdir(old) or os.path.isdir(new)):
-        remove(old)
-    os.replace(new, old)

@@ -99,7 +99,7 @@ def detect(
 def _flatten(levels: Mapping[int, Array]) -> list[Float[Array, "B _ D"]]:
     """{level: [B, H, W, A, D]} → [B, H·W·A, D] float32 of each level."""
     return [
-        level.reshape(len(level), -1, level.shape[-1]).astype(jnp.float32)
+        level.reshape(level.shape[0], -1, level.shape[-1]).astype(jnp.float32)
         for level in levels.values()
     ]
 

@@ -11,6 +11,7 @@ from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.convert.__main__ import main
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import write_tensors
+from effdet_jax.files import DestinationError
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import model_spec
 from tests.conftest import shared
@@ -121,7 +122,7 @@ def test_nothing_is_left_or_overwritten(tmp_path, effdet_file):
     with pytest.raises(ConversionError, match=f"missing in the source: {missing}"):
         convert(tmp_path / "less.safetensors", tmp_path / "out", num_classes=2)
     before = set(tmp_path.iterdir())
-    with pytest.raises(ConversionError, match="exists; give another destination"):
+    with pytest.raises(DestinationError, match="exists; give another destination"):
         convert(path, path, num_classes=2)
     with pytest.raises(ConversionError, match="1 paths given"):
         convert(path)

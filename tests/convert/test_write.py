@@ -11,7 +11,6 @@ from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import (
     destination_kind,
-    put_in_place,
     tensors_for,
     write_manifest,
     write_tensors,
@@ -85,32 +84,6 @@ def test_pickles_are_not_written_and_what_to_type_is_said(suffix, kind):
         match=rf"'runs/b.{suffix}': .*Give 'runs/b.safetensors'.*load_file\('runs/b.safetensors'\)",
     ):
         destination_kind(f"runs/b.{suffix}", kind)
-
-
-def test_nothing_partial_is_left(tmp_path):
-    target = tmp_path / "new" / "w.bin"
-    with pytest.raises(RuntimeError), put_in_place(str(target), overwrite=False) as aside:
-        with open(aside, "w") as file:
-            file.write("half")
-        raise RuntimeError
-    assert list((tmp_path / "new").iterdir()) == []
-    for text in ("first", "second"):
-        with put_in_place(str(target), overwrite=True) as aside, open(aside, "w") as file:
-            file.write(text)
-        assert target.read_text() == text
-    assert list((tmp_path / "new").iterdir()) == [target]
-    with (
-        pytest.raises(ConversionError, match="w.bin' exists; give another destination, or --over"),
-        put_in_place(str(target), overwrite=False),
-    ):
-        pass
-    assert target.read_text() == "second"
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(ConversionError, match="can't write into"),
-        put_in_place(str(tmp_path / "file" / "w"), overwrite=False),
-    ):
-        pass
 
 
 def test_the_manifest_lists_every_tensor(tmp_path):

@@ -1,0 +1,1 @@
+"""A trained detector as a file that runs without this package, and the proof that it does."""

@@ -1,0 +1,111 @@
+"""A detector as one function of arrays, its weights inside, and what a file says of it."""
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+import effdet_jax
+from effdet_jax.detection.postprocess import NMS_METHODS, detect
+from effdet_jax.inference.fold_batch_norm import fold_batch_norm
+from effdet_jax.model.detector import Detector
+from effdet_jax.ops import boxes as box_ops
+
+# `(image [B, H, W, 3] uint8, content [B, 2] int32) → {name: array}`.
+Function = Callable[[UInt8[Array, "B H W 3"], Int[Array, "B 2"]], dict[str, Array]]
+NO_NMS = "none"
+
+INPUTS = {
+    "image": "uint8 [B, H, W, 3] RGB, resized and padded as 'letterbox' says",
+    "content": "int32 [B, 2]: height and width of the part of `image` that isn't padding",
+}
+DETECTIONS = {
+    "boxes": "float32 [B, M, 4]: ymin, xmin, ymax, xmax in pixels of `image`, best first",
+    "scores": "float32 [B, M] in [0, 1], 0 in rows that hold nothing",
+    "labels": "int32 [B, M]: index into class_names",
+    "valid": "bool [B, M]: False for rows that hold nothing",
+}
+CANDIDATES = {
+    "boxes": "float32 [B, N, 4]: ymin, xmin, ymax, xmax in pixels of `image`, one per anchor",
+    "scores": "float32 [B, N, K] in [0, 1], one per anchor and class",
+}
+LETTERBOX = {
+    "resize": "bilinear, by scale = min(H / height, W / width) in float32: "
+    "int(height · scale) × int(width · scale)",
+    "place": "at the top left; zeros to the right and below",
+    "boxes_back": "divide by scale, then cut to the image",
+}
+
+
+def create_function(
+    model: Detector, variables: Mapping[str, Any], *, method: str = "hard", **options: Any
+) -> Function:
+    """All of inference after the resizing: normalise, run, decode, suppress. Not jitted; pure.
+
+    Args:
+      model: the detector.
+      variables: its params and batch_stats; batch normalisations are folded into the kernels.
+      method: of NMS, 'hard' or 'gaussian'; 'none' gives every anchor's box and scores instead.
+      **options: keywords of `detection.postprocess.detect`, for the other methods.
+
+    Returns:
+      A function whose result is described by `DETECTIONS`, or by `CANDIDATES` for 'none'.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    if method not in (*NMS_METHODS, NO_NMS):
+        raise ValueError(f"NMS '{method}' is unknown; there are {', '.join(NMS_METHODS)}, {NO_NMS}")
+    folded, constants = fold_batch_norm(model, variables)
+    anchors = folded.spec.anchors()
+
+    def run(image, content):
+        inputs = folded.preprocess({"image": image, "content": content})
+        outputs = folded.apply(constants, inputs)
+        if method == NO_NMS:
+            return _candidates(outputs, anchors)
+        found = detect(outputs, anchors, method=method, **options)
+        return {name: getattr(found, name) for name in DETECTIONS}
+
+    return run
+
+
+def _candidates(outputs: Any, anchors: Mapping[int, np.ndarray]) -> dict[str, Array]:
+    """Every anchor's box and class scores, in the order level, y, x, anchor."""
+
+    def flat(levels):
+        parts = (level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels.values())
+        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
+
+    flat_anchors = jnp.concatenate([jnp.reshape(level, (-1, 4)) for level in anchors.values()])
+    return {
+        "boxes": jax.vmap(lambda deltas: box_ops.decode(deltas, flat_anchors))(
+            flat(outputs.box_deltas)
+        ),
+        "scores": jax.nn.sigmoid(flat(outputs.class_logits)),
+    }
+
+
+def describe(model: Detector, *, method: str, **options: Any) -> dict[str, Any]:
+    """What a program needs beside the function, as plain JSON types."""
+    names = model.class_names
+    return {
+        "model": model.spec.name,
+        "spec": model.spec.to_dict(),
+        "image_size": list(model.spec.image_size),
+        "class_names": names.to_dict() if names else None,
+        "inputs": INPUTS,
+        "outputs": CANDIDATES if method == NO_NMS else DETECTIONS,
+        "letterbox": LETTERBOX,
+        "detection": {"nms": method, **({} if method == NO_NMS else options)},
+        "dtype": np.dtype(model.dtype).name,
+        "versions": {
+            "effdet_jax": effdet_jax.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+    }
