@@ -25,6 +25,9 @@ import jax.experimental
 import numpy as np
 import pytest
 
+# Dtypes that would be mixed by accident are errors. (Ranks aren't: a bias joins [B, H, W, C].)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
 ROOT = pathlib.Path(__file__).parent.parent
 # Recorded outputs of other implementations, and real images: not part of the project.
 SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))

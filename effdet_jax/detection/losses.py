@@ -31,7 +31,7 @@ def focal_loss(
       logits: [..., K], any float dtype; computed in float32.
       labels: [...] class index; a negative one means no class, and `IGNORE` rows are zero.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
     hot = labels[..., None] == jnp.arange(logits.shape[-1])
     signed = jnp.where(hot, logits, -logits)
     log_p_t = jax.nn.log_sigmoid(signed)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 import effdet_jax
-from effdet_jax.detection.postprocess import NMS_METHODS, detect
+from effdet_jax.detection.objective import create_objective
+from effdet_jax.detection.postprocess import NMS_METHODS
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.model.detector import Detector
 from effdet_jax.ops import boxes as box_ops
@@ -61,14 +62,14 @@ def create_function(
     if method not in (*NMS_METHODS, NO_NMS):
         raise ValueError(f"NMS '{method}' is unknown; there are {', '.join(NMS_METHODS)}, {NO_NMS}")
     folded, constants = fold_batch_norm(model, variables)
-    anchors = folded.spec.anchors()
+    anchors, objective = folded.spec.anchors(), create_objective(folded.spec)
 
     def run(image, content):
         inputs = folded.preprocess({"image": image, "content": content})
         outputs = folded.apply(constants, inputs)
         if method == NO_NMS:
             return _candidates(outputs, anchors)
-        found = detect(outputs, anchors, method=method, **options)
+        found = objective.decode(outputs, method=method, **options)
         return {name: getattr(found, name) for name in DETECTIONS}
 
     return run

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -148,7 +149,7 @@ def _depthwise_kernel_grad(x, grad, size, strides, edges):
     height = max(height for height in range(1, BAND_ROWS + 1) if rows % height == 0)
     bands = rows // height
     reach = (height - 1) * strides[0] + 1
-    dtype = jnp.promote_types(grad.dtype, jnp.float32)
+    dtype = np.promote_types(grad.dtype, jnp.float32)
     x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
     ones = jnp.ones((columns,), dtype)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 from jaxtyping import Array
@@ -44,7 +45,7 @@ class Normalization:
     @property
     def value(self) -> Array:
         """act((x - mean) · scale / sqrt(var + ε) + bias), computed in float32 at least."""
-        wide = self.x.astype(jnp.promote_types(self.x.dtype, jnp.float32))
+        wide = self.x.astype(np.promote_types(self.x.dtype, jnp.float32))
         z = (wide - self.mean) * (self.scale * lax.rsqrt(self.var + self.epsilon)) + self.bias
         return self.activation(z).astype(self.x.dtype)
 
@@ -105,7 +106,7 @@ def _normalization_gradient(normalization: Normalization, grad: Array) -> Normal
     x, mean, epsilon = normalization.x, normalization.mean, normalization.epsilon
     axes = tuple(range(x.ndim - 1))
     count = math.prod(x.shape[:-1])
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(np.promote_types(x.dtype, jnp.float32))
     inverse = lax.rsqrt(normalization.var + epsilon)
     gain = normalization.scale * inverse
     _, activation_vjp = jax.vjp(normalization.activation, (wide - mean) * gain + normalization.bias)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -71,7 +72,7 @@ class BatchNorm(nn.Module):
         """What folding leaves: a shift, and a gain where the kernel is shared and stays."""
         if train:
             raise ValueError("a folded detector has no batch statistics and can't be trained")
-        z = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        z = x.astype(np.promote_types(x.dtype, jnp.float32))
         if self.has_variable("params", "gain"):
             z *= self.get_variable("params", "gain")
         z += self.get_variable("params", "shift")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -42,7 +43,7 @@ def normalize(
     act: str,
 ) -> Float[Array, "*B C"]:
     """act((x - mean) · scale / sqrt(var + ε) + bias), computed in float32 at least."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(np.promote_types(x.dtype, jnp.float32))
     z = (wide - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
     return activation(act)(z).astype(x.dtype)
 
@@ -58,7 +59,7 @@ def batch_statistics(x: Float[Array, "*B C"], near: Float[Array, " C"]) -> tuple
     mean), less the square of the mean's own distance from `near`.
     """
     axes = tuple(range(x.ndim - 1))
-    wide = lax.stop_gradient(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = lax.stop_gradient(x).astype(np.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(wide, axes)
     var = jnp.mean(jnp.square(wide - near), axes) - jnp.square(mean - near)
     return mean, jnp.maximum(var, 0.0)  # Rounding makes it slightly negative for equal values.

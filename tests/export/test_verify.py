@@ -26,7 +26,7 @@ def test_batches_are_of_one_and_three_images_with_padding():
 
 def test_run_here_runs_every_batch():
     def function(image, content):
-        return {"sum": image.astype("float32").sum((1, 2, 3)) + content[:, 0]}
+        return {"sum": (image.astype("int32").sum((1, 2, 3)) + content[:, 0]).astype("float32")}
 
     batch = {"image": np.ones((2, 4, 4, 3), np.uint8), "content": np.array([(4, 4), (2, 4)])}
     (found,) = run_here(function, [batch])
