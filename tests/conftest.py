@@ -32,10 +32,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Recorded outputs of other implementations, and real images: not part of the project.
 SHARED = pathlib.Path(os.environ.get("EFFDET_JAX_SHARED", ROOT.parent / "shared"))
 
-# Under its older name in jax 0.7.
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 # jaxlib 0.7.2 adds up on a CPU one by one, 2.5e-4 off after 4.4 million values; gradients don't mind.
 ROUNDING = 0.0 if jax.__version_info__ > (0, 7, 2) else 3e-4
+
+
+@contextlib.contextmanager
+def enable_x64(enabled):
+    """64-bit types while within, and mixed dtypes: positions are int32 and `jnp.arange` int64 then."""
+    # Under its older name in jax 0.7.
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable(enabled), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @contextlib.contextmanager

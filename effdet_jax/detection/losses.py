@@ -32,7 +32,7 @@ def focal_loss(
       labels: [...] class index; a negative one means no class, and `IGNORE` rows are zero.
     """
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
-    hot = labels[..., None] == jnp.arange(logits.shape[-1])
+    hot = labels[..., None].astype(jnp.int32) == jnp.arange(logits.shape[-1], dtype=jnp.int32)
     signed = jnp.where(hot, logits, -logits)
     log_p_t = jax.nn.log_sigmoid(signed)
     log_not_p_t = log_p_t - signed  # log σ(-x) = log σ(x) - x
@@ -149,11 +149,11 @@ def detection_loss(
 
 
 def _decoded_iou_loss(
-    deltas: Float[Array, "B H W A 4"],
-    wanted: Float[Array, "B H W A 4"],
-    anchors: Float[Array, "H W A 4"],
+    deltas: Float[Array, "*N 4"],
+    wanted: Float[Array, "*N 4"],
+    anchors: Float[Array, "*M 4"],
     kind: str,
-) -> Float[Array, "B H W A"]:
+) -> Float[Array, "*N"]:
     """IoU loss of decoded boxes; sides with a target of exactly 0 become 0, as in the reference."""
     mask = wanted != 0.0
     boxes = jnp.where(mask, box_ops.decode(deltas, anchors), 0.0)

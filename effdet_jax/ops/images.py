@@ -25,7 +25,8 @@ def normalize(
       dtype: of the result.
       black_padding: the padding is normalised like the image.
     """
-    normalized = (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+    mean, std = (jnp.asarray(values, jnp.float32) for values in (mean, std))
+    normalized = (images.astype(jnp.float32) - mean) / std
     if black_padding:
         return normalized.astype(dtype)
     rows = jnp.arange(images.shape[1]) < content[:, :1]  # [B, H]

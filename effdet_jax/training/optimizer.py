@@ -51,7 +51,11 @@ def learning_rate_schedule(
         def after(step):  # optax's polynomial is not a number at its last step: 0⁻ to a power.
             return peak * jnp.maximum(1 - step / max(total_steps, 1), 0.0) ** power
 
-    return lambda step: jnp.where(step < warmup_steps, warmup(step), after(step))
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        return jnp.where(step < warmup_steps, warmup(step), after(step))
+
+    return rate
 
 
 def create_optimizer(
@@ -118,4 +122,5 @@ def clip_by_norms(max_norm: float, separate: optax.Params) -> optax.GradientTran
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:
     """Decay of the moving average after update number `step` = 1, 2, …: min(d, (1 + t) / (10 + t))."""
+    step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -14,7 +14,9 @@ PROGRAM = ROOT / "effdet_jax" / "export" / "run_stablehlo.py"
 
 def test_results_are_written_beside_the_inputs(tmp_path):
     shapes = jax.ShapeDtypeStruct((2, 3), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
-    exported = jax.export.export(jax.jit(lambda a, b: {"sum": a.sum(1) + b}))(*shapes)
+    exported = jax.export.export(jax.jit(lambda a, b: {"sum": a.sum(1) + b.astype(a.dtype)}))(
+        *shapes
+    )
     (tmp_path / "f.stablehlo").write_bytes(exported.serialize())
     inputs = {"image": np.ones((2, 3), np.float32), "content": np.array([1, 2], np.int32)}
     np.savez(tmp_path / "in_0.npz", **inputs)
