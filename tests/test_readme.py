@@ -1,49 +1,175 @@
-"""What the README tells people to type exists."""
+"""What README.md and docs/ tell people to type exists."""
 
-import importlib.util
+import ast
 import re
+import tomllib
 
+import jax
+import numpy as np
 import pytest
 
 import effdet_jax
+from effdet_jax.classes import ClassNames
 from effdet_jax.config import flatten, get_config
+from effdet_jax.model.detector import Detector
 from tests.conftest import ROOT
 from tests.test_spec import MULTIPLY_ADDS, RELEASED, TABLE
+from tests.tiny import random_variables, tiny_spec
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
-]
+README = ROOT / "README.md"
+TEXT = {
+    path.name: path.read_text("utf-8").replace("\\\n", "")  # A command is one line.
+    for path in (README, *sorted(ROOT.glob("docs/*.md")))
+}
+PACKAGE = ROOT / "effdet_jax"
 
 
-def test_commands_exist():
-    modules = set(re.findall(r"python -m (effdet_jax\.\w+)", TEXT))
+def everywhere(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> list:
+    """pytest parameters (page, match) of all that matches, once per page."""
+    found = [
+        (page, match)
+        for page, text in TEXT.items()
+        for match in sorted(set(re.findall(pattern, text, flags)))
+    ]
+    assert found, f"no page matches {pattern}"
+    return [pytest.param(*pair, id=" ".join(map(str, pair))) for pair in found]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, code) of the fenced blocks."""
+    return [
+        (page, block)
+        for page, text in TEXT.items()
+        for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def command_files(command: str) -> list:
+    """Files that `python -m effdet_jax.COMMAND` may take flags from."""
+    folder = PACKAGE / command
+    files = list(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{command}.py"]
+    return [*files, PACKAGE / "cli.py"]
+
+
+@pytest.mark.parametrize(("page", "command"), everywhere(r"python -m effdet_jax\.(\w+)"))
+def test_commands_exist(page, command):
+    main, *_ = command_files(command)
+    if (PACKAGE / command).is_dir():
+        main = PACKAGE / command / "__main__.py"
+    assert main.exists(), f"{page}: there is no {main}"
+    assert '__name__ == "__main__"' in main.read_text("utf-8"), f"{page}: {command} does nothing"
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), everywhere(r"python -m effdet_jax\.\w+[^`\n]* --[^`\n]*")
+)
+def test_flags_exist(page, line):
+    command = re.match(r"python -m effdet_jax\.(\w+)", line)[1]
+    known = {
+        node.value
+        for path in command_files(command)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    for flag in re.findall(r" --([a-z][\w-]*)", line):
+        name = flag.replace("-", "_")
+        assert {name, name.removeprefix("no")} & known, f"{page}: {command} has no --{flag}"
+
+
+@pytest.mark.parametrize(("page", "flag"), everywhere(r"`--([a-z][\w-]*)(?![\w.-])"))
+def test_flags_without_a_command_exist(page, flag):
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "launch").glob("*.sh")]
+    name = flag.replace("-", "_")
+    spelt = {f'"{name}"', f'"{name.removeprefix("no")}"', f"--{flag} "}
+    text = "\n".join(path.read_text("utf-8") for path in sources)
+    assert any(spelling in text for spelling in spelt), f"{page}: there is no --{flag}"
+
+
+def test_the_readme_has_the_commands_people_start_with():
+    modules = set(re.findall(r"python -m (effdet_jax\.\w+)", TEXT["README.md"]))
     assert {"effdet_jax.train", "effdet_jax.evaluate", "effdet_jax.predict"} <= modules
-    for module in modules:
-        assert importlib.util.find_spec(module), f"there is no {module}"
 
 
-def test_files_and_knobs_exist():
-    for path in re.findall(r"\b(?:configs|launch|docs|effdet_jax)/[\w./]+\w", TEXT):
-        assert (ROOT / path).exists(), f"there is no {path}"
-    known = flatten(get_config())
-    for knob in re.findall(r"--config\.([\w.]+\w)", TEXT):
-        assert knob in known, f"there is no --config.{knob}"
+@pytest.mark.parametrize(
+    ("page", "path"), everywhere(r"(?<![\w/.])(?:configs|launch|docs|tests|effdet_jax)/[\w./]*\w")
+)
+def test_files_exist(page, path):
+    assert (ROOT / path).exists(), f"{page}: there is no {path}"
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bed\.(\w+)", TEXT))))
-def test_python_names_exist(name):
-    assert name in effdet_jax.__all__
+@pytest.mark.parametrize(("page", "target"), everywhere(r"\]\((?!https?:)([^)#]+)"))
+def test_links_lead_somewhere(page, target):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    assert (folder / target).exists(), f"{page}: there is no {target}"
+
+
+@pytest.mark.parametrize(("page", "knob"), everywhere(r"--config\.([\w.]+\w)"))
+def test_knobs_exist(page, knob):
+    assert knob in flatten(get_config()), f"{page}: there is no --config.{knob}"
+
+
+@pytest.mark.parametrize(("page", "name"), everywhere(r"\bed\.(\w+)"))
+def test_public_names_exist(page, name):
+    assert name in effdet_jax.__all__, f"{page}: there is no ed.{name}"
+
+
+@pytest.mark.parametrize(("page", "test"), everywhere(r"`(test_\w+)`"))
+def test_tests_exist(page, test):
+    files = (ROOT / "tests").rglob("test_*.py")
+    assert any(f"def {test}(" in path.read_text("utf-8") for path in files), f"{page}: no {test}"
+
+
+@pytest.mark.parametrize(("page", "extra"), everywhere(r"(?:effdet_jax|\.)\[([\w,]+)\]'"))
+def test_extras_exist(page, extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(extra.split(",")) <= project["optional-dependencies"].keys(), f"{page}: [{extra}]"
+
+
+def test_python_blocks_are_python():
+    assert len(blocks("python")) >= 2
+    for page, block in blocks("python"):
+        compile(block, page, "exec")
+
+
+@pytest.fixture
+def tiny_detector():
+    model = Detector(tiny_spec("efficientdet-d0"), ClassNames.from_names(["cat", "dog"]))
+    return model, random_variables(model)
+
+
+def test_the_readmes_python_does_what_it_says(monkeypatch, tiny_detector, rng):
+    ((_, block),) = [pair for pair in blocks("python") if pair[0] == "README.md"]
+    images = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in ((40, 60), (64, 64))]
+    names = {"images": images, "x": np.zeros((1, 64, 64, 3), np.float32)}
+    monkeypatch.setattr(effdet_jax, "load", lambda path: tiny_detector)
+    monkeypatch.setattr(Detector, "apply", jax.jit(Detector.apply, static_argnums=0))
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+    found, outputs = names["found"], names["outputs"]
+    assert found.boxes.shape == (2, 100, 4) and found.valid.shape == (2, 100)
+    assert names["picture"].shape == images[0].shape
+    assert outputs.class_logits[3].shape == (1, 8, 8, 9, 2)  # [B, H/8, W/8, A, K]
+    assert outputs.box_deltas[3].shape == (1, 8, 8, 9, 4)
+    assert names["weights"].keys() == {"params"}  # No statistics are left.
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(TEXT["README.md"].splitlines()) <= 140
+    for page in TEXT.keys() - {"README.md"}:
+        assert f"(docs/{page})" in TEXT["README.md"], f"README.md doesn't mention docs/{page}"
 
 
 def test_ci_calls_the_test_command():
-    (command,) = [block.strip() for block in COMMANDS if "pytest" in block]
+    (command,) = [
+        block.strip() for page, block in blocks("bash") if page == "README.md" and "pytest" in block
+    ]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def test_the_table_of_models_is_right():
     rows = re.findall(
-        r"^\| `(\w+)` \| (\d+) \| ([\d,]+) \| ([\d.]+) G \| ([\d,]+) \|", TEXT, re.MULTILINE
+        r"^\| `(\w+)` \| (\d+) \| ([\d,]+) \| ([\d.]+) G \| ([\d,]+) \|",
+        TEXT["README.md"],
+        re.MULTILINE,
     )
     assert len(rows) == len(RELEASED)
     for config, size, parameters, billions, anchors in rows:
