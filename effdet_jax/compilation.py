@@ -1,5 +1,7 @@
 """What jax compiles, kept on disk for the next start, and the memory of a compiled program."""
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -20,6 +22,16 @@ def peak_memory(compiled: Any) -> int:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
+
+
+def release_memory():
+    """Returns freed memory to the system, where the C library is glibc.
+
+    XLA's compiler frees some gigabytes that glibc would keep for the process: a training step of D0
+    at batch 4 on a CPU then takes 3.7 GiB instead of 2.5.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def enable_compilation_cache():

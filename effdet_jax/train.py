@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import cli
 from effdet_jax.checkpoint import Checkpoints
+from effdet_jax.compilation import release_memory
 from effdet_jax.data.pipeline import Batch
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.distributed.processes import connected, wait_for_all
@@ -128,6 +129,7 @@ def prepare(
     print("compiling  the train step …", end=" ", flush=True)
     started = time.time()
     step = experiment.step.lower(state, place_batch(first, experiment.mesh)).compile()
+    release_memory()
     print(format_duration(time.time() - started), flush=True)
     wait_for_all("step compiled")
     return step, itertools.chain([first], batches)

@@ -8,6 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from effdet_jax.compilation import release_memory
 from effdet_jax.data.pipeline import Batch
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.training.state import create_state
@@ -44,6 +45,7 @@ class CompiledStep:
         started = time.perf_counter()
         self.compiled = step.lower(self._state, place_batch(batch, mesh)).compile()
         self.compile_seconds = time.perf_counter() - started
+        release_memory()  # As a training does.
 
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The metrics of a step on a batch that is placed on the mesh; waits for it."""
