@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import abstract_variables, describe, trace
+from effdet_jax.model.initialize import abstract_variables, describe
 from effdet_jax.spec import ModelSpec
 
 
@@ -24,7 +24,8 @@ def summarize(spec: ModelSpec) -> dict[str, Any]:
     """
     model = Detector(spec)
     params = abstract_variables(model)["params"]
-    parts = [path[0] for path in describe(model).modules if len(path) == 1 and path[0] in params]
+    description = describe(model)
+    parts = [path[0] for path in description.modules if len(path) == 1 and path[0] in params]
     adds, outputs = count_products(model)
     parameters = {part: _sizes(params[part]) for part in parts}
     return {
@@ -34,7 +35,10 @@ def summarize(spec: ModelSpec) -> dict[str, Any]:
         "multiply_adds": _with_total({part: adds[part] for part in parts}),
         "outputs": _with_total({part: outputs[part] for part in parts}),
         "anchors": _with_total({f"P{n}": a[..., 0].size for n, a in spec.anchors().items()}),
-        "activations": _activations(model),
+        "activations": {
+            part: {f"P{level}": list(x.shape) for level, x in levels.items()}
+            for part, levels in description.features.items()
+        },
     }
 
 
@@ -44,20 +48,6 @@ def _sizes(tree: Any) -> int:
 
 def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
-
-
-def _activations(model: Detector) -> dict[str, dict[str, list[int]]]:
-    """{part: {'P3': shape}} of the parts whose output is one feature per level."""
-    shapes: dict[str, dict[str, list[int]]] = {}
-
-    def listen(call, args, kwargs, context):
-        result, path = call(*args, **kwargs), context.module.path
-        if context.method_name == "__call__" and len(path) == 1 and isinstance(result, Mapping):
-            shapes[path[0]] = {f"P{level}": list(x.shape) for level, x in result.items()}
-        return result
-
-    trace(model, listen)
-    return shapes
 
 
 def count_products(model: Detector) -> tuple[Counter[str], Counter[str]]:

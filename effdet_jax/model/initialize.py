@@ -27,10 +27,12 @@ class Description:
     Attributes:
       shapes: {'params', 'batch_stats', …} of `jax.ShapeDtypeStruct`.
       modules: its modules by path, () being the model; to read attributes of, not to call.
+      features: {part: {level: [1, H, W, …]}} of the parts that put out a feature per level.
     """
 
     shapes: Mapping[str, Any]
     modules: Mapping[Path, nn.Module]
+    features: Mapping[str, Mapping[int, jax.ShapeDtypeStruct]]
 
     def mask(self, names_of: Callable[[nn.Module], tuple[str, ...]]) -> dict[str, Any]:
         """A tree like `params`, True for the parameters that `names_of(their module)` names."""
@@ -101,22 +103,24 @@ def _other_values(model: Detector, seed: int, drawn: Mapping[Path, KernelInit]) 
 @functools.lru_cache(maxsize=16)
 def _describe(spec: ModelSpec) -> Description:
     modules: dict[Path, nn.Module] = {}
+    features: dict[str, Mapping[int, jax.ShapeDtypeStruct]] = {}
 
     def listen(call, args, kwargs, context):
-        modules[context.module.path] = context.module
-        return call(*args, **kwargs)
+        path = context.module.path
+        modules[path] = context.module  # Before the call: a module stands before those in it.
+        result = call(*args, **kwargs)
+        if len(path) == 1 and context.method_name == "__call__" and isinstance(result, Mapping):
+            features[path[0]] = {
+                level: jax.ShapeDtypeStruct(x.shape, x.dtype) for level, x in result.items()
+            }
+        return result
 
-    shapes = trace(Detector(spec), listen)
-    # Unbound copies: the bound ones would keep all that was traced alive.
-    return Description(shapes, {path: module.copy() for path, module in modules.items()})
-
-
-def trace(model: Detector, listen: Callable[..., Any]) -> dict[str, Any]:
-    """Shapes of a model's variables, with `listen` called instead of every module's methods.
-
-    `listen` is an interceptor of `flax.linen.intercept_methods`.
-    """
-    images = jax.ShapeDtypeStruct((1, *model.spec.image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *spec.image_size, 3), jnp.float32)
     with nn.intercept_methods(listen):
         # A function of its own: jax would not trace one again that it has seen.
-        return dict(jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), images))
+        shapes = jax.eval_shape(
+            lambda key, x: Detector(spec).init(key, x), jax.random.key(0), images
+        )
+    # Unbound copies: the bound ones would keep all that was traced alive.
+    copies = {path: module.copy() for path, module in modules.items()}
+    return Description(dict(shapes), copies, features)

@@ -30,11 +30,13 @@ def outputs_of(rng):
 
 def test_loss_is_detection_loss_with_its_options(rng):
     objective, batch, outputs = Retina(SPEC, gamma=2.0), batch_of(), outputs_of(rng)
-    targets = objective.targets(batch)
+    targets = jax.jit(objective.targets)(batch)
     normalizer = objective.normalizer(targets)
     assert normalizer == jnp.sum(targets.num_positives) + 1
-    total, parts = objective.loss(outputs, targets, normalizer)
-    expected, _ = detection_loss(outputs, targets, SPEC.anchors(), gamma=2.0)
+    total, parts = jax.jit(objective.loss)(outputs, targets, normalizer)
+    expected, _ = jax.jit(lambda *a: detection_loss(*a, SPEC.anchors(), gamma=2.0))(
+        outputs, targets
+    )
     np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert parts["data/num_positives"] == normalizer - 1
 
@@ -42,11 +44,12 @@ def test_loss_is_detection_loss_with_its_options(rng):
 def test_parts_of_two_halves_add_up(rng):
     """As microbatches are added: both halves are divided by the whole batch's normaliser."""
     objective, outputs = Retina(SPEC), outputs_of(rng)
-    targets = objective.targets(batch_of())
+    targets = jax.jit(objective.targets)(batch_of())
     normalizer = objective.normalizer(targets)
-    whole = objective.loss(outputs, targets, normalizer)[1]
+    loss = jax.jit(objective.loss)
+    whole = loss(outputs, targets, normalizer)[1]
     halves = [
-        objective.loss(
+        loss(
             *(jax.tree.map(lambda x, n=n: x[n : n + 1], t) for t in (outputs, targets)), normalizer
         )[1]
         for n in (0, 1)

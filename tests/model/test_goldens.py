@@ -116,6 +116,7 @@ def training_step_in_float64():
 # In float64: in float32 the values of one max-pool window of the first cell's P3 (1.98053146 and
 # 1.98053287, 7e-7 apart) change places, and what flows back through it goes to the other pixel,
 # 2e-3 of the largest gradient of that branch. PyTorch's rounding happens to keep the true order.
+@pytest.mark.slow  # It compiles D0 in float64; test_parity.py has a tiny network.
 def test_loss_and_logits_of_training():
     spec, _, arrays = recorded("d0", "ref_128")
     parts, outputs, _, _ = training_step_in_float64()
@@ -130,6 +131,7 @@ def test_loss_and_logits_of_training():
         )
 
 
+@pytest.mark.slow  # It compiles D0 in float64; test_parity.py has a tiny network.
 def test_running_statistics_after_the_step():
     spec, variables, _ = recorded("d0", "ref_128")
     after = load_file(shared("goldens/tf_efficientdet_d0/bn_after_128.safetensors"))
@@ -164,6 +166,7 @@ def noise_floor(path: str, expected: np.ndarray) -> float:
     return max(1e-4 * largest, 1e-6) if path.endswith("bias") else 1e-4 * largest
 
 
+@pytest.mark.slow  # It compiles D0 in float64; test_parity.py has a tiny network.
 def test_gradient_of_every_parameter():
     spec, _, _ = recorded("d0", "ref_128")
     gradients = load_file(shared("goldens/tf_efficientdet_d0/grads_128.safetensors"))

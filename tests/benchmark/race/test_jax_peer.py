@@ -37,6 +37,7 @@ def test_forward_gives_the_outputs_of_the_network_with_its_statistics_folded():
     np.testing.assert_allclose(result, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow  # It compiles a step, as benchmark/test_step.py does.
 def test_training_goes_on_from_step_to_step():
     model, variables = tiny()
     rng = np.random.default_rng(0)
