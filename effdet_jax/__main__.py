@@ -12,7 +12,7 @@ COMMANDS = {
     "summary": "parameters, multiply-adds, shapes and anchors of a model",
     "convert": "weights from and to PyTorch effdet and google/automl",
     "export": "a trained detector as a file that runs without this package",
-    "plan": "memory and speed on TPUs that aren't here",
+    "plan": "whether a training fits TPUs that aren't here",
     "benchmark": "measures models, input and scaling on this machine",
 }
 

@@ -10,8 +10,6 @@ import types
 
 import numpy as np
 import pytest
-from effdet_jax.export import __main__ as export
-from effdet_jax.export.formats import FORMATS
 from PIL import Image
 
 from effdet_jax import evaluate, predict, summary, train
@@ -19,6 +17,8 @@ from effdet_jax.checkpoint import LAST, Checkpoints
 from effdet_jax.data.augment import AUGMENTATIONS
 from effdet_jax.data.source import SOURCES
 from effdet_jax.detection.objective import OBJECTIVES
+from effdet_jax.export import __main__ as export
+from effdet_jax.export.formats import FORMATS
 from effdet_jax.inference.load import load
 from effdet_jax.model.detector import BACKBONES
 from effdet_jax.model.graphs import PYRAMIDS

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import effdet_jax
+from effdet_jax.__main__ import COMMANDS
 from effdet_jax.classes import ClassNames
+from effdet_jax.cli import find_config
 from effdet_jax.config import flatten, get_config
 from effdet_jax.model.detector import Detector
 from tests.conftest import ROOT
@@ -51,8 +53,9 @@ def command_files(command: str) -> list:
     return [*files, PACKAGE / "cli.py"]
 
 
-@pytest.mark.parametrize(("page", "command"), everywhere(r"python -m effdet_jax\.(\w+)"))
+@pytest.mark.parametrize(("page", "command"), everywhere(r"python -m effdet_jax[. ](\w+)"))
 def test_commands_exist(page, command):
+    assert command in COMMANDS, f"{page}: python -m effdet_jax doesn't list {command}"
     main, *_ = command_files(command)
     if (PACKAGE / command).is_dir():
         main = PACKAGE / command / "__main__.py"
@@ -61,10 +64,10 @@ def test_commands_exist(page, command):
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), everywhere(r"python -m effdet_jax\.\w+[^`\n]* --[^`\n]*")
+    ("page", "line"), everywhere(r"python -m effdet_jax[. ]\w+[^`\n]* --[^`\n]*")
 )
 def test_flags_exist(page, line):
-    command = re.match(r"python -m effdet_jax\.(\w+)", line)[1]
+    command = re.match(r"python -m effdet_jax[. ](\w+)", line)[1]
     known = {
         node.value
         for path in command_files(command)
@@ -85,9 +88,37 @@ def test_flags_without_a_command_exist(page, flag):
     assert any(spelling in text for spelling in spelt), f"{page}: there is no --{flag}"
 
 
+@pytest.mark.parametrize(("page", "value"), everywhere(r"--config=([\w:./]*\w)"))
+def test_configs_exist(page, value, monkeypatch):
+    if value.startswith("FOLDER/"):
+        return  # Somebody's own.
+    monkeypatch.chdir(ROOT)
+    assert find_config(value), f"{page}: there is no --config={value}"
+
+
+def test_pages_that_add_parts_import_them():
+    commands = [
+        line
+        for page, block in blocks("bash")
+        if page == "extending.md"
+        for line in block.splitlines()
+    ]
+    assert commands and all("--import=my_parts " in line for line in commands)
+    assert "`my_parts.py`" in TEXT["extending.md"] and "`--import=my_parts`" in TEXT["README.md"]
+
+
+@pytest.mark.parametrize(("page", "marker"), everywhere(r"pytest -m (\w+)"))
+def test_markers_of_tests_exist(page, marker):
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
+    known = {line.partition(":")[0] for line in options["ini_options"]["markers"]}
+    assert marker in known, f"{page}: no tests are marked {marker}"
+
+
 def test_the_readme_has_the_commands_people_start_with():
-    modules = set(re.findall(r"python -m (effdet_jax\.\w+)", TEXT["README.md"]))
-    assert {"effdet_jax.train", "effdet_jax.evaluate", "effdet_jax.predict"} <= modules
+    commands = set(re.findall(r"python -m (effdet_jax\.\w+)", TEXT["README.md"]))
+    for command in ("train", "evaluate", "predict", "export"):
+        assert f"effdet_jax.{command}" in commands
+    assert "`python -m effdet_jax` lists the commands" in TEXT["README.md"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +184,7 @@ def test_the_readmes_python_does_what_it_says(monkeypatch, tiny_detector, rng):
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
-    assert len(TEXT["README.md"].splitlines()) <= 140
+    assert len(TEXT["README.md"].splitlines()) <= 125
     for page in TEXT.keys() - {"README.md"}:
         assert f"(docs/{page})" in TEXT["README.md"], f"README.md doesn't mention docs/{page}"
 

@@ -1,7 +1,7 @@
 """What a detector learns: `OBJECTIVES`, by the name that a spec gives.
 
 An objective holds all that changes when the head changes. The training step and post-processing
-call its four methods and know nothing of anchors or classes.
+call its methods and know nothing of anchors or classes.
 """
 
 from collections.abc import Callable, Mapping
