@@ -1,6 +1,6 @@
 """Several processes train, evaluate, save and stop as one: the whole program, on loopback.
 
-Slow: every process compiles the step. `training/test_processes.py` has the parts.
+Slow: every process compiles the step. `distributed/test_processes.py` has the parts.
 """
 
 import os

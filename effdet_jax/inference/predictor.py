@@ -38,18 +38,18 @@ class Predictor:
 
     Args:
       model: the detector.
-      variables: its variables; a copy of them is frozen, see `fold_batch_norm`.
+      variables: its variables; a copy of them is folded, see `fold_batch_norm`.
       batch_size: images run together; the last batch is filled up, so one shape is compiled.
-      **options: keywords of `detections.detect`, such as `score_threshold=0.3`.
+      **options: keywords of `postprocess.detect`, such as `score_threshold=0.3`.
     """
 
     def __init__(
         self, model: Detector, variables: Mapping[str, Any], *, batch_size: int = 8, **options: Any
     ):
         self.model, self.class_names = model, model.class_names
-        frozen, self._variables = fold_batch_norm(model, variables)
+        folded, self._variables = fold_batch_norm(model, variables)
         self._batch_size = batch_size
-        self._detect = jax.jit(create_detect(frozen, **options))
+        self._detect = jax.jit(create_detect(folded, **options))
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Detections:
         """Detections of uint8 RGB images of any size, as numpy arrays; `[i]` is that of image i.

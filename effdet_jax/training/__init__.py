@@ -1,1 +1,1 @@
-"""Sharding, state, optimizer, train step, metrics: knows neither data nor evaluation."""
+"""State, optimizer and train step: pure functions, without config, files or processes."""

@@ -59,7 +59,7 @@ def test_it_sees_what_evaluation_sees():
     detect = jax.jit(create_detect(model, max_detections=20, pre_nms_top_k=200))
     expected = jax.device_get(detect(variables, inputs))
     found = predictor()([source[0].image, source[1].image])
-    # The predictor's variables are frozen: other roundings.
+    # The predictor's variables are folded: other roundings.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), found, expected)
 
 
