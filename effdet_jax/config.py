@@ -87,9 +87,7 @@ def get_config() -> ConfigDict:
     config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'.
     config.model.pyramid = ""  # Graph of a cell: 'bifpn'.
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
-    config.model.conv = (
-        ""  # Kind of the pyramid's and the heads' convolutions: 'separable', 'dense'.
-    )
+    config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
     config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
     config.model.anchor_scale = 0.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.

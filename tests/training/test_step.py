@@ -159,16 +159,15 @@ def assert_split_rows_are_not_gathered(shape, spec):
         assert not splits_rows(gathered[1], shape[2]), f"rows of {gathered} are gathered"
 
 
-def assert_no_exchange_is_conditional(shape, spec):
-    """XLA doesn't order those of a conditional against the others, and processes mix them up."""
+def assert_nothing_is_conditional(shape, spec):
+    """XLA doesn't order collectives of a conditional against the others, and processes mix them up.
+
+    `kernels.platform.by_platform` chooses while tracing where there is a mesh, so that none is left.
+    """
     with enable_x64(True):
         program = step_on(shape, spec)[2].as_text()
-    branches = re.findall(r"branch_computations=\{(.*?)\}", program)
-    names = {name for group in branches for name in re.findall(r"%[\w.-]+", group)}
-    computations = [part for part in program.split("\n\n") if part.split(" ")[0] in names]
-    assert len(computations) == len(names)
-    exchange = re.compile(r" (all-reduce|all-gather|collective-permute|all-to-all)(-start)?\(")
-    assert exchange.search(program) and not any(map(exchange.search, computations))
+    assert re.search(r" (all-reduce|all-gather|collective-permute|all-to-all)(-start)?\(", program)
+    assert not re.search(r" conditional\(", program)
 
 
 def assert_nothing_but_parameters_is_gathered(shape, spec):
@@ -181,7 +180,7 @@ def assert_nothing_but_parameters_is_gathered(shape, spec):
 def test_a_mesh_of_all_axes_gives_the_numbers_of_one_device():
     assert_trains_the_same(ALL_AXES, SPEC)
     assert_split_rows_are_not_gathered(ALL_AXES, SPEC)
-    assert_no_exchange_is_conditional(ALL_AXES, SPEC)
+    assert_nothing_is_conditional(ALL_AXES, SPEC)
 
 
 @pytest.mark.slow
