@@ -19,6 +19,10 @@ from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
 from effdet_jax.errors import UserError
 from effdet_jax.libtpu import silence_libtpu
 
+# Libraries log what no user of a command can act on, some while they are imported: commands import
+# this module before those. This package prints what it has to say.
+logging.set_verbosity(logging.ERROR)
+
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
     """`--config=d0` or `--config=mine/d0.py`, and `--config.optim.learning_rate=0.02` for fields."""
@@ -72,7 +76,6 @@ def run(
       define_flags: defines the flags and returns them by keyword.
       arguments: keyword that is given what isn't a flag; '' refuses it.
     """
-    logging.set_verbosity(logging.ERROR)  # The libraries' chatter; ours is printed.
     silence_libtpu(jax.config.jax_platforms)
     enable_compilation_cache()
     holders = define_flags()
