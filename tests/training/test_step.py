@@ -201,7 +201,7 @@ def test_microbatches_and_recomputing_change_no_gradient():
     parts, (metrics_of_parts,) = run(ONE, [batch], microbatches=2, remat="full")
     for name in metrics:
         # The box loss is float32 all the same: its last bit differs (jax 0.7), and with it the total.
-        rtol = 1e-6 if metrics[name].dtype == np.float32 else 5e-9
+        rtol = 1e-6 if metrics[name].dtype == np.float32 else 5e-8
         np.testing.assert_allclose(metrics_of_parts[name], metrics[name], rtol=rtol, err_msg=name)
     for tree in ("params", "opt_state"):
         jax.tree.map(
