@@ -115,7 +115,7 @@ def _compile_in_child(build: Build, topology: Topology, folder: str, sender: Any
             _compile(step, arguments, {"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         )
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
-        known = isinstance(error, CompilerError | TopologyError | ValueError)
+        known = isinstance(error, UserError | ValueError)
         sender.send(error if known else CompilerError(f"{type(error).__name__}: {error}"))
 
 

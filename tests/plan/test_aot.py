@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from effdet_jax.config import ConfigError
 from effdet_jax.plan import aot
+from effdet_jax.plan.chips import parse_topology
 from effdet_jax.plan.program import Program
 
 
@@ -51,6 +53,28 @@ def test_what_a_compiler_sends_is_returned_or_raised():
         aot._receive(receiver)
     sender.close()
     with pytest.raises(aot.CompilerError, match="died"):
+        aot._receive(receiver)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (ConfigError("4 rows on 8 devices"), ConfigError),
+        (ValueError("4 rows on 8 devices"), ValueError),
+        (KeyError("4 rows on 8 devices"), aot.CompilerError),
+    ],
+)
+def test_an_error_of_the_config_stays_one_on_its_way_from_the_compiler(
+    monkeypatch, tmp_path, raised, kind
+):
+    def build(devices):
+        raise raised
+
+    monkeypatch.setattr(aot, "topology_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(aot.os, "environ", dict(aot.os.environ))  # It sets variables for libtpu.
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    aot._compile_in_child(build, parse_topology("v5e-8"), str(tmp_path), sender)
+    with pytest.raises(kind, match="4 rows on 8 devices"):
         aot._receive(receiver)
 
 
