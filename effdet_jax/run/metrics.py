@@ -1,16 +1,15 @@
 """Where numbers and pictures of a run go: `metrics.jsonl` and TensorBoard."""
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from typing import IO
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from effdet_jax.files import put_in_place
 from effdet_jax.run.workdir import Workdir
 
 
@@ -65,18 +64,5 @@ def _drop_rows_after(path: str, step: int):
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
     earlier = [line for line in lines if json.loads(line)["step"] <= step]
-    with _replaced(path) as file:
+    with put_in_place(path, overwrite=True) as new, open(new, "w", encoding="utf-8") as file:
         file.writelines(earlier)
-
-
-@contextlib.contextmanager
-def _replaced(path: str) -> Iterator[IO]:
-    """A file to write into that takes `path`'s place once all is written."""
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
