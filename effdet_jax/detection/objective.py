@@ -43,6 +43,12 @@ class Objective(Protocol):
     def decode(self, outputs: Any, **options: Any) -> Any:
         """`detection.postprocess.Detections` in pixels of the network's input."""
 
+    def candidates(self, outputs: Any) -> Mapping[str, Any]:
+        """What `decode` chooses from, for a program that chooses itself: boxes and scores of all.
+
+        'boxes' is [B, N, 4], yxyx in pixels of the network's input, 'scores' [B, N, K] in [0, 1].
+        """
+
 
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

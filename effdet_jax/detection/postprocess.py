@@ -69,7 +69,7 @@ def detect(
     """
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method '{method}' is unknown; there are {', '.join(NMS_METHODS)}")
-    flat_anchors = jnp.concatenate([jnp.reshape(level, (-1, 4)) for level in anchors.values()])
+    flat_anchors = _flat_anchors(anchors)
 
     def one_image(logits, deltas, limits):
         best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
@@ -94,6 +94,24 @@ def detect(
     return jax.vmap(one_image)(
         _flatten(outputs.class_logits), _flatten(outputs.box_deltas), clip_to
     )
+
+
+def candidates(
+    outputs: Outputs, anchors: Mapping[int, Float[np.ndarray, "_ _ A 4"]]
+) -> dict[str, Array]:
+    """What non-maximum suppression chooses from, in the order level, y, x, anchor.
+
+    Returns:
+      'boxes': [B, N, 4] yxyx, pixels of the network input; 'scores': [B, N, K] in [0, 1].
+    """
+    decode = jax.vmap(box_ops.decode, in_axes=(0, None))
+    deltas = jnp.concatenate(_flatten(outputs.box_deltas), axis=1)
+    logits = jnp.concatenate(_flatten(outputs.class_logits), axis=1)
+    return {"boxes": decode(deltas, _flat_anchors(anchors)), "scores": jax.nn.sigmoid(logits)}
+
+
+def _flat_anchors(anchors: Mapping[int, Float[np.ndarray, "_ _ A 4"]]) -> Float[Array, "N 4"]:
+    return jnp.concatenate([jnp.reshape(level, (-1, 4)) for level in anchors.values()])
 
 
 def _flatten(levels: Mapping[int, Array]) -> list[Float[Array, "B _ D"]]:

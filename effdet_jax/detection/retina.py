@@ -3,17 +3,19 @@
 RetinaNet's (arXiv:1708.02002) with EfficientDet's constants.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from effdet_jax.detection.heads import CLASS_BIAS, Head, Outputs
 from effdet_jax.detection.losses import detection_loss
-from effdet_jax.detection.postprocess import Detections, detect
+from effdet_jax.detection.postprocess import Detections, candidates, detect
 from effdet_jax.detection.targets import Targets, assign
 from effdet_jax.spec import ModelSpec
 
@@ -28,7 +30,11 @@ class Retina:
 
     def __init__(self, spec: ModelSpec, **loss: Any):
         self.spec, self._loss = spec, loss
-        self.anchors = spec.anchors()
+
+    @functools.cached_property
+    def anchors(self) -> dict[int, Float[np.ndarray, "_ _ A 4"]]:
+        """See `ModelSpec.anchors`; a detector that asks for its heads needs none."""
+        return self.spec.anchors()
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> dict[str, nn.Module]:
         spec = self.spec
@@ -67,3 +73,6 @@ class Retina:
 
     def decode(self, outputs: Outputs, **options: Any) -> Detections:
         return detect(outputs, self.anchors, **options)
+
+    def candidates(self, outputs: Outputs) -> dict[str, Array]:
+        return candidates(outputs, self.anchors)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
@@ -14,7 +13,6 @@ from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import NMS_METHODS
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.model.detector import Detector
-from effdet_jax.ops import boxes as box_ops
 
 # `(image [B, H, W, 3] uint8, content [B, 2] int32) → {name: array}`.
 Function = Callable[[UInt8[Array, "B H W 3"], Int[Array, "B 2"]], dict[str, Array]]
@@ -62,33 +60,17 @@ def create_function(
     if method not in (*NMS_METHODS, NO_NMS):
         raise ValueError(f"NMS '{method}' is unknown; there are {', '.join(NMS_METHODS)}, {NO_NMS}")
     folded, constants = fold_batch_norm(model, variables)
-    anchors, objective = folded.spec.anchors(), create_objective(folded.spec)
+    objective = create_objective(folded.spec)
 
     def run(image, content):
         inputs = folded.preprocess({"image": image, "content": content})
         outputs = folded.apply(constants, inputs)
         if method == NO_NMS:
-            return _candidates(outputs, anchors)
+            return dict(objective.candidates(outputs))
         found = objective.decode(outputs, method=method, **options)
         return {name: getattr(found, name) for name in DETECTIONS}
 
     return run
-
-
-def _candidates(outputs: Any, anchors: Mapping[int, np.ndarray]) -> dict[str, Array]:
-    """Every anchor's box and class scores, in the order level, y, x, anchor."""
-
-    def flat(levels):
-        parts = (level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels.values())
-        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
-
-    flat_anchors = jnp.concatenate([jnp.reshape(level, (-1, 4)) for level in anchors.values()])
-    return {
-        "boxes": jax.vmap(lambda deltas: box_ops.decode(deltas, flat_anchors))(
-            flat(outputs.box_deltas)
-        ),
-        "scores": jax.nn.sigmoid(flat(outputs.class_logits)),
-    }
 
 
 def describe(model: Detector, *, method: str, **options: Any) -> dict[str, Any]:
