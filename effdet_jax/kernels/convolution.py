@@ -3,7 +3,7 @@
 XLA's grouped convolution is some 27 times slower on a CPU than the same sum written as k·k shifted
 slices, its 1×1 convolution 1.8 times slower than a matrix product, and for a kernel's gradient it
 transposes an activation in memory, which costs up to eight times the product itself.
-The plain forms are in `ops.convolution`.
+`ops.convolution` chooses between these and the plain forms.
 """
 
 import functools
@@ -59,30 +59,38 @@ def gated_pointwise_conv(
     return jnp.einsum("bhwc,bcd->bhwd", x, gate[:, 0, 0, :, None] * kernel)
 
 
-def _convolve(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
+def convolve(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k c D"],
+    stride: int,
+    edges: Edges,
+    groups: int = 1,
+) -> Float[Array, "B h w D"]:
+    """XLA's convolution, the plain form of the two below."""
     return lax.conv_general_dilated(
         x,
         kernel,
         [stride, stride],
         edges,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def dense_conv(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
     """k×k convolution whose kernel gradient is one matrix product over gathered patches."""
-    return _convolve(x, kernel, stride, edges)
+    return convolve(x, kernel, stride, edges)
 
 
 def _convolve_forward(x, kernel, stride, edges):
-    return _convolve(x, kernel, stride, edges), (x, kernel)
+    return convolve(x, kernel, stride, edges), (x, kernel)
 
 
 def _convolve_backward(stride, edges, residuals, grad):
     x, kernel = residuals
     size, strides = kernel.shape[0], [stride, stride]
-    _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel, stride, edges), x)
+    _, input_vjp = jax.vjp(lambda x: convolve(x, kernel, stride, edges), x)
     padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
     views = shifted_slices(padded, grad.shape[1:3], [size, size], strides)
     patches = jnp.concatenate(views, axis=-1)

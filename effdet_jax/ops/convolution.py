@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from effdet_jax.distributed.rows import split_rows
@@ -47,7 +46,7 @@ def dense_conv(
         x,
         kernel,
         cpu=lambda x, kernel: kernels.dense_conv(x, kernel, stride, edges),
-        default=lambda x, kernel: convolve(x, kernel, stride, edges),
+        default=lambda x, kernel: kernels.convolve(x, kernel, stride, edges),
     )
     return split_rows(y)
 
@@ -64,27 +63,9 @@ def depthwise_conv(
         cpu=lambda x, kernel: kernels.depthwise_conv(x, kernel[:, :, 0], stride, edges),
         # jax's own derivative: the loop over taps would gather the rows.
         split_cpu=lambda x, kernel: kernels.sum_of_slices(x, kernel[:, :, 0], stride, edges),
-        default=lambda x, kernel: convolve(x, kernel, stride, edges, groups=x.shape[-1]),
+        default=lambda x, kernel: kernels.convolve(x, kernel, stride, edges, groups=x.shape[-1]),
     )
     return split_rows(y)
-
-
-def convolve(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "k k c D"],
-    stride: int,
-    edges: tuple[tuple[int, int], ...],
-    groups: int = 1,
-) -> Float[Array, "B h w D"]:
-    """XLA's convolution; `edges` is the padding (before, after) of height and width."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        [stride, stride],
-        edges,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
 
 
 def _edges(x: Array, kernel: Array, stride: int, padding: str) -> tuple[tuple[int, int], ...]:

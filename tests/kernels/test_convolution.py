@@ -1,4 +1,4 @@
-"""Each CPU form against the plain form in `ops.convolution`, in values and in gradients."""
+"""Each CPU form against the plain form, in values and in gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from effdet_jax.kernels import convolution as kernels
-from effdet_jax.ops.convolution import convolve
 from effdet_jax.ops.resample import window_padding
 
 
@@ -31,14 +30,14 @@ def test_depthwise_and_dense_forms_agree_with_xla(rng, size, stride):
         assert_agree(
             rng,
             lambda x, kernel, fast=fast: fast(x, kernel[:, :, 0], stride, edges),
-            lambda x, kernel: convolve(x, kernel, stride, edges, groups=6),
+            lambda x, kernel: kernels.convolve(x, kernel, stride, edges, groups=6),
             x,
             draw(rng, 3, 3, 1, 6),
         )
     assert_agree(
         rng,
         lambda x, kernel: kernels.dense_conv(x, kernel, stride, edges),
-        lambda x, kernel: convolve(x, kernel, stride, edges),
+        lambda x, kernel: kernels.convolve(x, kernel, stride, edges),
         x,
         draw(rng, 3, 3, 6, 5),
     )
