@@ -303,7 +303,7 @@ class EfficientNet(nn.Module):
                 level += 1
             block = MBConv(
                 spec,
-                use_se=not find_variant(self.variant).lite,
+                use_se=uses_squeeze_excite(self.variant),
                 act=self.act,
                 survival_probability=1 - (1 - self.survival_probability) * index / len(blocks),
                 padding=self.padding,

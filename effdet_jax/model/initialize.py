@@ -90,10 +90,10 @@ def initial_variables(model: Detector, seed: int = 0) -> dict[str, Any]:
 
 def _other_values(model: Detector, seed: int, drawn: Mapping[Path, KernelInit]) -> dict[Path, Any]:
     """Start values of all variables but `drawn`, by the module itself; XLA drops what isn't asked."""
-    images = jnp.zeros((1, *model.spec.image_size, 3))
 
     @jax.jit
     def initialize(key):
+        images = jnp.zeros((1, *model.spec.image_size, 3))
         variables = traverse_util.flatten_dict(dict(Detector(model.spec).init(key, images)))
         return {path: x for path, x in variables.items() if path not in drawn}
 
