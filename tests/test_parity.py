@@ -21,9 +21,10 @@ from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.detection.targets import Targets, assign
-from effdet_jax.model.detector import BACKBONES, Detector
+from effdet_jax.model.detector import BACKBONES
 from effdet_jax.model.efficientnet import VARIANTS, Variant
 from tests.conftest import enable_x64
+from tests.gradients import training_step
 from tests.quick import QUICK
 from tests.tiny import tiny_spec
 
@@ -173,30 +174,17 @@ def test_detections():
 
 
 @functools.cache
-def training_step():
+def recorded_step():
     """(loss parts, outputs, updated statistics, gradients) of all four images, in float64."""
     spec, variables, _ = golden()
     with enable_x64(True):
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
         images, targets = network_images(4, np.float64), recorded_targets(4, np.float64)
-
-        def loss_of(params, images, targets):
-            outputs, updated = Detector(spec, dtype=jnp.float64).apply(
-                {"params": params, "batch_stats": variables["batch_stats"]},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss, parts = detection_loss(outputs, targets, spec.anchors())
-            return loss, (parts, outputs, updated)
-
-        step = jax.jit(jax.grad(loss_of, has_aux=True), compiler_options=QUICK)
-        gradients, (parts, outputs, updated) = step(variables["params"], images, targets)
-        return jax.device_get((parts, outputs, updated, {"params": gradients}))
+        return training_step(spec, variables, jnp.asarray(images), targets)
 
 
 def test_loss_and_outputs_of_training():
-    parts, outputs, _, _ = training_step()
+    parts, outputs, _, _ = recorded_step()
     found = [parts[f"loss/{name}"] for name in ("total", "class", "box")]
     np.testing.assert_allclose(found, golden()[2]["train/losses"], rtol=1e-6)
     first = jax.tree.map(lambda x: x[:1], outputs)
@@ -221,7 +209,7 @@ def in_our_layout(key: str, *, statistics: bool) -> dict[str, np.ndarray]:
 
 def test_running_statistics_after_the_step():
     expected = in_our_layout("train/statistics", statistics=True)
-    found = traverse_util.flatten_dict(training_step()[2], sep="/")
+    found = traverse_util.flatten_dict(recorded_step()[2], sep="/")
     assert found.keys() == expected.keys()
     for path, x in found.items():
         assert error_of(x, expected[path]) < 1e-6, path
@@ -229,7 +217,7 @@ def test_running_statistics_after_the_step():
 
 def test_gradient_of_every_parameter():
     expected = in_our_layout("train/gradients", statistics=False)
-    found = traverse_util.flatten_dict(training_step()[3], sep="/")
+    found = traverse_util.flatten_dict(recorded_step()[3], sep="/")
     assert found.keys() == expected.keys()
     for path, x in found.items():
         # Of a bias that a batch normalisation follows it is 0, and below 1e-14 in both; the

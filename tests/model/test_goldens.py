@@ -16,12 +16,10 @@ from effdet_jax.convert.detectors import detector_variables
 from effdet_jax.convert.pytorch import effdet_rules
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.verify import run_layers
-from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.targets import Targets
-from effdet_jax.model.detector import Detector
 from effdet_jax.spec import model_spec
 from tests.conftest import enable_x64, shared
-from tests.quick import QUICK
+from tests.gradients import training_step
 
 CASES = [("d0", "ref_128"), ("d0", "ref_128x256"), ("lite0", "ref_128")]
 
@@ -80,7 +78,7 @@ def test_logits_of_inference(variant, case):
             assert_close(nchw(found[layer]), arrays[f"eval_{head}_P{level}"], layer)
 
 
-def training_step(dtype):
+def recorded_step(dtype):
     """(loss parts, outputs, updated statistics, gradients) of the recorded training step."""
     spec, variables, arrays = recorded("d0", "ref_128")
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
@@ -91,26 +89,13 @@ def training_step(dtype):
         for level, label in labels.items()
     }
     targets = Targets(labels, deltas, jnp.asarray(arrays["target_num_positives"], dtype))
-
-    def loss_of(params):
-        outputs, updated = Detector(spec, dtype=dtype).apply(
-            {"params": params, "batch_stats": variables["batch_stats"]},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        loss, parts = detection_loss(outputs, targets, spec.anchors())
-        return loss, (parts, outputs, updated)
-
-    step = jax.jit(jax.grad(loss_of, has_aux=True), compiler_options=QUICK)
-    gradients, (parts, outputs, updated) = step(variables["params"])
-    return jax.device_get((parts, outputs, updated, {"params": gradients}))
+    return training_step(spec, variables, images, targets)
 
 
 @functools.cache
-def training_step_in_float64():
+def recorded_step_in_float64():
     with enable_x64(True):
-        return training_step(jnp.float64)
+        return recorded_step(jnp.float64)
 
 
 # In float64: in float32 the values of one max-pool window of the first cell's P3 (1.98053146 and
@@ -119,7 +104,7 @@ def training_step_in_float64():
 @pytest.mark.slow  # It compiles D0 in float64; test_parity.py has a tiny network.
 def test_loss_and_logits_of_training():
     spec, _, arrays = recorded("d0", "ref_128")
-    parts, outputs, _, _ = training_step_in_float64()
+    parts, outputs, _, _ = recorded_step_in_float64()
     found = [parts["loss/total"], parts["loss/class"], parts["loss/box"]]
     np.testing.assert_allclose(found, arrays["train_loss"], rtol=1e-5)
     for level in spec.levels:
@@ -136,7 +121,7 @@ def test_running_statistics_after_the_step():
     spec, variables, _ = recorded("d0", "ref_128")
     after = load_file(shared("goldens/tf_efficientdet_d0/bn_after_128.safetensors"))
     before = traverse_util.flatten_dict(variables, sep="/")
-    found = traverse_util.flatten_dict(training_step_in_float64()[2], sep="/")
+    found = traverse_util.flatten_dict(recorded_step_in_float64()[2], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
         if not rule.path.startswith("batch_stats/"):
@@ -170,7 +155,7 @@ def noise_floor(path: str, expected: np.ndarray) -> float:
 def test_gradient_of_every_parameter():
     spec, _, _ = recorded("d0", "ref_128")
     gradients = load_file(shared("goldens/tf_efficientdet_d0/grads_128.safetensors"))
-    found = traverse_util.flatten_dict(training_step_in_float64()[3], sep="/")
+    found = traverse_util.flatten_dict(recorded_step_in_float64()[3], sep="/")
     compared = 0
     for rule in effdet_rules(spec):
         if rule.path not in found:
@@ -184,8 +169,8 @@ def test_gradient_of_every_parameter():
 
 @pytest.mark.slow
 def test_gradients_in_float32_are_near_those_in_float64():
-    exact = traverse_util.flatten_dict(training_step_in_float64()[3], sep="/")
-    found = traverse_util.flatten_dict(training_step(jnp.float32)[3], sep="/")
+    exact = traverse_util.flatten_dict(recorded_step_in_float64()[3], sep="/")
+    found = traverse_util.flatten_dict(recorded_step(jnp.float32)[3], sep="/")
     total = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in exact.values()))
     errors = [np.sum(np.square(found[path] - exact[path])) for path in exact]
     assert np.sqrt(sum(errors)) < 1e-3 * total
