@@ -21,12 +21,14 @@ from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.source import open_source
+from effdet_jax.detection.anchor_fit import AnchorFit, aspect_factors
 from effdet_jax.detection.objective import Objective, create_objective
-from effdet_jax.distributed.mesh import create_mesh, process_share
+from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
 from effdet_jax.model.detector import Detector, check_spec
 from effdet_jax.model.initialize import parameter_masks
 from effdet_jax.run.banner import banner_lines
+from effdet_jax.run.data_fit import DataFit
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
 from effdet_jax.run.schedule import Schedule
@@ -111,6 +113,12 @@ class Experiment:
         return self.given_class_names or self.train_source.class_names
 
     @functools.cached_property
+    def data_fit(self) -> DataFit:
+        """What the training data decide: ground-truth slots, repeats, weights of the classes."""
+        data, source = self.config.data, None if self.given_class_names else self.train_source
+        return DataFit(source, data.max_boxes, data.balance, self.config.loss.class_weights)
+
+    @functools.cached_property
     def augment_settings(self) -> AugmentSettings:
         """The random transforms of training, and the canvas they end on."""
         return AugmentSettings(self.spec.image_size, **self.config.augment)
@@ -122,7 +130,8 @@ class Experiment:
             self.train_source,
             self.augment_settings,
             batch_size=self.batch_size,
-            max_boxes=self.config.data.max_boxes,
+            max_boxes=self.data_fit.max_boxes,
+            repeats=self.data_fit.repeats,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,
@@ -150,8 +159,8 @@ class Experiment:
     @functools.cached_property
     def spec(self) -> ModelSpec:
         """The variant by name, and what the config changes."""
-        # Knobs are fields of a spec, '' and 0 the model's own; but for these three.
-        knobs, others = self.config.model, ("name", "image_size", "drop_connect")
+        # Knobs are fields of a spec, '' and 0 the model's own; but for these four.
+        knobs, others = self.config.model, ("name", "image_size", "aspects", "drop_connect")
         changes: dict[str, Any] = {
             name: value for name, value in knobs.items() if value and name not in others
         }
@@ -160,11 +169,18 @@ class Experiment:
         if knobs.drop_connect >= 0:
             changes["survival_probability"] = 1.0 - knobs.drop_connect
         try:
+            if knobs.aspects:
+                changes["aspects"] = aspect_factors(knobs.aspects)
             spec = model_spec(knobs.name, num_classes=len(self.class_names), **changes)
             check_spec(spec)
         except ValueError as error:
             raise ConfigError(f"config.model: {error}") from error
         return spec
+
+    @functools.cached_property
+    def anchor_fit(self) -> AnchorFit | None:
+        """How the training data's boxes and the model's anchors go together; None for no boxes."""
+        return self.data_fit.fit_anchors(self.spec)
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -181,13 +197,10 @@ class Experiment:
         Raises:
           ConfigError: its image can't be split as the mesh asks; the message says what could.
         """
-        rows, shards = self.spec.image_size[0], self.config.mesh.spatial
-        if rows % shards:
-            raise ConfigError(
-                f"{rows} image rows don't divide by mesh.spatial {shards}; use an image size that "
-                f"does (--config.model.image_size={-(-rows // shards) * shards}"
-                f"x{self.spec.image_size[1]}) or --config.mesh.spatial=1"
-            )
+        try:
+            check_rows(self.spec.image_size, self.config.mesh.spatial)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return Detector(self.spec, self.class_names, self.dtype, self.config.remat)
 
     # Training.
@@ -210,9 +223,8 @@ class Experiment:
           ConfigError: nothing would happen at all.
         """
         config = self.config
-        num_examples = self.given_num_examples or len(self.train_source)
-        schedule = Schedule.from_epochs(
-            num_examples,
+        return Schedule.from_epochs(
+            self.given_num_examples or len(self.train_source),
             config.batch_size,
             num_epochs=config.num_epochs,
             num_steps=config.num_steps,
@@ -222,12 +234,6 @@ class Experiment:
             save_every_epochs=config.checkpoint_every_epochs,
             log_every_steps=config.log_every_steps,
         )
-        if schedule.total_steps < 1:
-            raise ConfigError(
-                f"{config.num_epochs} epochs of {num_examples} images in batches of "
-                f"{config.batch_size} are zero steps; train longer or with smaller batches"
-            )
-        return schedule
 
     @property
     def peak_learning_rate(self) -> float:
@@ -261,7 +267,8 @@ class Experiment:
     @functools.cached_property
     def objective(self) -> Objective:
         """Targets, loss and decoding of the model's heads."""
-        return create_objective(self.spec, dict(self.config.loss))
+        class_weights = self.data_fit.class_weights
+        return create_objective(self.spec, {**self.config.loss, "class_weights": class_weights})
 
     @functools.cached_property
     def step(self) -> Step:
@@ -317,7 +324,7 @@ class Experiment:
             batch_size=self.batch_size,
             microbatches=self.config.microbatches,
             peak_learning_rate=self.peak_learning_rate,
-        )
+        ) + self.data_fit.lines(self.anchor_fit)
 
     # Evaluation.
 
