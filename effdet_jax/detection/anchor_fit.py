@@ -107,10 +107,10 @@ class AnchorFit:
         if chosen != own:
             return f"{text}; {_percent(self.unmatched(chosen))} at {chosen:g}"
         best = min(self.best_iou, key=lambda scale: (self.unmatched(scale), abs(scale - own)))
-        if self.unmatched() < NEGLIGIBLE or best == own:
+        if self.unmatched() < NEGLIGIBLE:
             return f"{text}: the model's own anchors fit"
-        left = _percent(self.unmatched(best))
-        return f"{text}, and still {left} at {best:g}: the model's own stay"
+        still = f", and still {_percent(self.unmatched(best))} at {best:g}" if best != own else ""
+        return f"{text}{still}: no scale mends that, the model's own stays"
 
     @property
     def too_small(self) -> dict[str, float]:
