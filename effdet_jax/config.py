@@ -47,7 +47,8 @@ _AT_LEAST = {
     "microbatches": 1,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
-    "data.max_boxes": 1,
+    "data.max_boxes": 0,
+    "data.balance": 0,
     "data.workers": 0,
     "data.threads": 1,
     "log_every_steps": 1,
@@ -111,7 +112,8 @@ def get_config() -> ConfigDict:
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
     config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
-    config.model.anchor_scale = 0.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
+    config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
+    config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
@@ -125,7 +127,8 @@ def get_config() -> ConfigDict:
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
     config.data.strict = False  # A bad box or file is an error instead of a count.
-    config.data.max_boxes = 100  # Ground-truth slots per image.
+    config.data.max_boxes = 0  # Ground-truth slots per image; 0 is as many as the data need.
+    config.data.balance = 0.0  # Images of classes in fewer than this share are repeated; 0 is off.
     config.data.workers = 0  # Processes that decode and augment; 0 does it in threads.
     config.data.threads = 2
     config.data.shapes_size = 128  # 'shapes' only: side of a scene, pixels,
@@ -161,6 +164,7 @@ def get_config() -> ConfigDict:
     config.loss.box_weight = 50.0
     config.loss.iou_kind = ""  # '', 'iou', 'giou', 'diou', 'ciou'.
     config.loss.iou_weight = 1.0
+    config.loss.class_weights = ""  # '' is off; 'auto' favours rare classes; or 'cat:2,dog:0.5'.
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
@@ -223,6 +227,7 @@ def coco(
     config = get_config()
     config.model.name = name
     config.num_epochs = num_epochs
+    config.model.anchor_scale = 0.0
     config.optim.warm_up_statistics = False
     config.eval.weights = "averaged"
     set_protocol(config, "published")

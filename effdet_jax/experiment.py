@@ -17,17 +17,18 @@ from effdet_jax.config import ConfigError
 from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
+from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.detection.objective import Objective, create_objective
-from effdet_jax.distributed.mesh import create_mesh, process_share
+from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
-from effdet_jax.experiment_data import ExperimentData
-from effdet_jax.model.detector import Detector, check_spec
+from effdet_jax.experiment_data import ExperimentData, create_spec
+from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.run.banner import banner_lines
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
 from effdet_jax.run.schedule import Schedule
-from effdet_jax.spec import ModelSpec, model_spec
+from effdet_jax.spec import ModelSpec
 from effdet_jax.training.freeze import frozen_modules, frozen_parameters
 from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import TrainState
@@ -57,7 +58,8 @@ class Experiment(ExperimentData):
             self.train_source,
             self.augment_settings,
             batch_size=self.batch_size,
-            max_boxes=self.config.data.max_boxes,
+            max_boxes=self.data_fit.max_boxes,
+            repeats=self.data_fit.repeats,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,
@@ -86,24 +88,13 @@ class Experiment(ExperimentData):
     def spec(self) -> ModelSpec:
         """The variant by name, and what the config changes."""
         # Where no data is to be opened, anchors that it would decide are the model's own.
-        model = self.asked.model if self.given_class_names else self.config.model
-        # Knobs are fields of a spec, '' and 0 the model's own; but for these three.
-        others = ("name", "image_size", "drop_connect")
-        changes: dict[str, Any] = {
-            name: value
-            for name, value in model.items()
-            if value and value != configs.OPEN.get(f"model.{name}") and name not in others
-        }
-        if model.image_size:
-            changes["image_size"] = configs.parse_size(model.image_size)
-        if model.drop_connect >= 0:
-            changes["survival_probability"] = 1.0 - model.drop_connect
-        try:
-            spec = model_spec(model.name, num_classes=len(self.class_names), **changes)
-            check_spec(spec)
-        except ValueError as error:
-            raise ConfigError(f"config.model: {error}") from error
-        return spec
+        knobs = self.asked.model if self.given_class_names else self.config.model
+        return create_spec(knobs, len(self.class_names))
+
+    @functools.cached_property
+    def anchor_fit(self) -> AnchorFit | None:
+        """How the training data's boxes and the model's anchors go together; None for no boxes."""
+        return self.data_fit.fit_anchors(self.spec)
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -120,13 +111,10 @@ class Experiment(ExperimentData):
         Raises:
           ConfigError: its image can't be split as the mesh asks; the message says what could.
         """
-        rows, shards = self.spec.image_size[0], self.config.mesh.spatial
-        if rows % shards:
-            raise ConfigError(
-                f"{rows} image rows don't divide by mesh.spatial {shards}; use an image size that "
-                f"does (--config.model.image_size={-(-rows // shards) * shards}"
-                f"x{self.spec.image_size[1]}) or --config.mesh.spatial=1"
-            )
+        try:
+            check_rows(self.spec.image_size, self.config.mesh.spatial)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return Detector(self.spec, self.class_names, self.dtype, self.config.remat)
 
     # Training.
@@ -149,9 +137,8 @@ class Experiment(ExperimentData):
           ConfigError: nothing would happen at all.
         """
         config = self.config
-        num_examples = self.given_num_examples or len(self.train_source)
-        schedule = Schedule.from_epochs(
-            num_examples,
+        return Schedule.from_epochs(
+            self.given_num_examples or len(self.train_source),
             config.batch_size,
             num_epochs=config.num_epochs,
             num_steps=config.num_steps,
@@ -161,12 +148,6 @@ class Experiment(ExperimentData):
             save_every_epochs=config.checkpoint_every_epochs,
             log_every_steps=config.log_every_steps,
         )
-        if schedule.total_steps < 1:
-            raise ConfigError(
-                f"{config.num_epochs} epochs of {num_examples} images in batches of "
-                f"{config.batch_size} are zero steps; train longer or with smaller batches"
-            )
-        return schedule
 
     @property
     def peak_learning_rate(self) -> float:
@@ -216,7 +197,8 @@ class Experiment(ExperimentData):
     @functools.cached_property
     def objective(self) -> Objective:
         """Targets, loss and decoding of the model's heads."""
-        return create_objective(self.spec, dict(self.config.loss))
+        class_weights = self.data_fit.class_weights
+        return create_objective(self.spec, {**self.config.loss, "class_weights": class_weights})
 
     @functools.cached_property
     def step(self) -> Step:
@@ -277,7 +259,7 @@ class Experiment(ExperimentData):
             microbatches=self.config.microbatches,
             peak_learning_rate=self.peak_learning_rate,
             decisions=self.decisions,
-        )
+        ) + self.data_fit.lines(self.anchor_fit)
 
     # Evaluation.
 

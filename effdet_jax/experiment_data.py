@@ -10,11 +10,16 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.classes import ClassNames
+from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.source import open_source
+from effdet_jax.detection.anchor_fit import aspect_factors
 from effdet_jax.inference.load import initial_kind
+from effdet_jax.model.detector import check_spec
+from effdet_jax.run.data_fit import DataFit
 from effdet_jax.run.decisions import Decision, Facts, decide
+from effdet_jax.spec import ModelSpec, model_spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,8 +70,8 @@ class ExperimentData:
         """What the data decides of what was left open; opens the training data if anything was."""
         flat, earlier = configs.flatten(self.asked), configs.flatten(self.earlier)
         left_open = [knob for knob, value in configs.OPEN.items() if flat[knob] == value]
-        if not left_open:
-            return []
+        if not left_open or (self.given_class_names and not self.given_num_examples):
+            return []  # There is nothing to decide, or no data is to be asked.
         kept = [knob for knob in left_open if earlier.get(knob, flat[knob]) != flat[knob]]
         decisions = [Decision(knob, earlier[knob], "as this run began") for knob in kept]
         flat |= {knob: earlier[knob] for knob in kept}
@@ -75,7 +80,17 @@ class ExperimentData:
             len(self.devices or jax.devices()),
             initial_kind(self.asked.init) if self.asked.init else "",
         )
+        if "model.anchor_scale" in left_open and not (kept or self.given_class_names):
+            decisions.append(self._anchor_decision(facts))
         return decisions + decide(flat, facts)
+
+    def _anchor_decision(self, facts: Facts) -> Decision:
+        spec = create_spec(self.asked.model, len(self.class_names))
+        fit = None if facts.init == "detector" else self.data_fit.fit_anchors(spec)
+        if fit is None:
+            reason = "as the initial weights have it" if facts.init else "there are no boxes"
+            return Decision("model.anchor_scale", spec.anchor_scale, reason)
+        return Decision("model.anchor_scale", fit.anchor_scale, fit.reason)
 
     @functools.cached_property
     def config(self) -> ConfigDict:
@@ -116,3 +131,36 @@ class ExperimentData:
     def class_names(self) -> ClassNames:
         """Those given, or those of the training data."""
         return self.given_class_names or self.train_source.class_names
+
+    @functools.cached_property
+    def data_fit(self) -> DataFit:
+        """What the training data decide: ground-truth slots, repeats, weights of the classes."""
+        data, source = self.asked.data, None if self.given_class_names else self.train_source
+        return DataFit(source, data.max_boxes, data.balance, self.asked.loss.class_weights)
+
+
+def create_spec(knobs: ConfigDict, num_classes: int) -> ModelSpec:
+    """The variant that the knobs below `config.model` name, and what they change.
+
+    Raises:
+      ConfigError: there is no such model.
+    """
+    # Knobs are fields of a spec, '' and 0 the model's own; but for these four.
+    others = ("name", "image_size", "aspects", "drop_connect")
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in knobs.items()
+        if value and value != configs.OPEN.get(f"model.{name}") and name not in others
+    }
+    if knobs.image_size:
+        changes["image_size"] = configs.parse_size(knobs.image_size)
+    if knobs.drop_connect >= 0:
+        changes["survival_probability"] = 1.0 - knobs.drop_connect
+    try:
+        if knobs.aspects:
+            changes["aspects"] = aspect_factors(knobs.aspects)
+        spec = model_spec(knobs.name, num_classes=num_classes, **changes)
+        check_spec(spec)
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from error
+    return spec

@@ -83,7 +83,7 @@ def _bn(values: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
 
 
 def _learning_rate(values: Mapping[str, Any], facts: Facts) -> tuple[float, str]:
-    rate = {"adamw": 0.008, "sgd": 0.08}[values["optim.name"]]
+    rate = {"adamw": 0.016, "sgd": 0.08}[values["optim.name"]]
     return (
         rate,
         f"per 64 images, {rate * values['batch_size'] / 64:g} for a batch; {values['optim.name']}",

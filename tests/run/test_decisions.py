@@ -17,7 +17,7 @@ def test_a_small_set_gets_many_passes_in_small_batches():
         "batch_size": 8,
         "num_epochs": 40.0,
         "bn": "train",
-        "optim.learning_rate": 0.008,
+        "optim.learning_rate": 0.016,
         "optim.warmup_epochs": 2.0,
         "optim.ema_decay": 0.99,  # 1000 steps: 1 - 10 / 1000.
         "eval.every_epochs": 5.0,
