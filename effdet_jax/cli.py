@@ -23,6 +23,10 @@ from effdet_jax.libtpu import silence_libtpu
 # Libraries log what no user of a command can act on, some while they are imported: commands import
 # this module before those. This package prints what it has to say.
 logging.set_verbosity(logging.ERROR)
+# `checkpoint` tells of a full disk in one sentence; Orbax does in seven threads, with tracebacks.
+logging.get_absl_logger().addFilter(
+    lambda record: "No space left" not in f"{record.getMessage()} {record.exc_info}"
+)
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
