@@ -1,6 +1,5 @@
 """Every knob with its default and unit, what it may be, and configs as plain data."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +38,7 @@ _CHOICES = {
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
+    "eval.criterion": ("AP", "AP50", "AR"),
     "eval.weights": ("both", "averaged", "raw"),
     "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
@@ -47,6 +47,7 @@ _AT_LEAST = {
     "microbatches": 1,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
+    "data.overfit": 0,
     "data.max_boxes": 0,
     "data.balance": 0,
     "data.workers": 0,
@@ -56,6 +57,8 @@ _AT_LEAST = {
     "max_bad_steps": 1,
     "num_steps": 0,
     "eval.max_detections": 0,
+    "eval.patience": 0,
+    "checkpoint_every_minutes": 0,
     "eval.pre_nms_top_k": 0,
 }
 
@@ -127,6 +130,7 @@ def get_config() -> ConfigDict:
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
     config.data.strict = False  # A bad box or file is an error instead of a count.
+    config.data.overfit = 0  # Images to train and evaluate on, the same for both; 0 is all.
     config.data.max_boxes = 0  # Ground-truth slots per image; 0 is as many as the data need.
     config.data.balance = 0.0  # Images of classes in fewer than this share are repeated; 0 is off.
     config.data.workers = 0  # Processes that decode and augment; 0 does it in threads.
@@ -168,6 +172,8 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
+    config.eval.criterion = "AP"  # What the best checkpoint is best by: 'AP', 'AP50', 'AR'.
+    config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
     config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.
     config.eval.protocol = "default"  # 'default' or 'published', the tables in `PROTOCOLS`.
@@ -181,6 +187,7 @@ def get_config() -> ConfigDict:
 
     config.log_every_steps = 50
     config.checkpoint_every_epochs = 1.0
+    config.checkpoint_every_minutes = 0.0  # Besides; 0 is off.
     config.keep_checkpoints = 2  # Of the last ones; the best is kept beside them.
     config.max_bad_steps = 10  # Non-finite steps in a row that stop the run.
     return config
@@ -248,19 +255,6 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
         nested = isinstance(value, Mapping | ConfigDict)
         flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
-
-
-def nearest_key(key: str) -> str:
-    """The known key most like a misspelt one: by its whole path, or by its last part alone."""
-    keys = list(flatten(get_config()))
-    # Of two with the same last part, the first: 'batch_size', not 'eval.batch_size'.
-    by_last_part = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
-    last = key.rsplit(".", 1)[-1]
-    if last in by_last_part:
-        return by_last_part[last]
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
-    close_last = difflib.get_close_matches(last, by_last_part, n=1, cutoff=0.75)
-    return by_last_part[close_last[0]] if close_last else close[0]
 
 
 def validate(config: ConfigDict):

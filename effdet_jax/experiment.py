@@ -25,8 +25,10 @@ from effdet_jax.experiment_data import ExperimentData, create_spec
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.run.banner import banner_lines
+from effdet_jax.run.best import Best, evaluations_after
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
+from effdet_jax.run.save_clock import SaveClock
 from effdet_jax.run.schedule import Schedule
 from effdet_jax.spec import ModelSpec
 from effdet_jax.training.freeze import frozen_modules, frozen_parameters
@@ -126,8 +128,21 @@ class Experiment(ExperimentData):
 
     @property
     def keep_checkpoints(self) -> int:
-        """How many of the last checkpoints stay."""
-        return self.config.keep_checkpoints
+        """How many of the last checkpoints stay: where training diverges, an earlier one is needed."""
+        return max(self.config.keep_checkpoints, 2)
+
+    def create_best(self, checkpoints: Checkpoints, metrics_path: str, step: int) -> Best:
+        """The best evaluation of the run so far, from its best checkpoint; `step` steps are done."""
+        options = {"criterion": self.config.eval.criterion, "patience": self.config.eval.patience}
+        if checkpoints.latest_step is None:
+            return Best(**options, since=evaluations_after(metrics_path, 0, step))
+        saved = checkpoints.metadata()
+        since = evaluations_after(metrics_path, saved.step, step)
+        return Best(**options, metrics=saved.metrics, step=saved.step, since=since)
+
+    def create_save_clock(self) -> SaveClock:
+        """Checkpoints by minutes."""
+        return SaveClock(self.config.checkpoint_every_minutes)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -244,6 +259,7 @@ class Experiment(ExperimentData):
             steps_per_epoch=self.schedule.steps_per_epoch,
             total_steps=self.schedule.total_steps,
             max_bad_steps=self.config.max_bad_steps,
+            learning_rate=self.config.optim.learning_rate,
             describe=self.train_source.describe,
         )
 
@@ -280,12 +296,12 @@ class Experiment(ExperimentData):
 
     def create_evaluator(
         self, model: Detector, source: Source, mesh: Mesh
-    ) -> Callable[[Any], Evaluation]:
+    ) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of any model on any source, by this config's protocol."""
         batch_size = self.asked.eval.batch_size or self.batch_size
         return create_evaluator(model, source, mesh, batch_size=batch_size, **self.detect_options)
 
     @functools.cached_property
-    def evaluator(self) -> Callable[[Any], Evaluation]:
+    def evaluator(self) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of this model on the validation data, compiled once."""
         return self.create_evaluator(self.model, self.val_source, self.mesh)

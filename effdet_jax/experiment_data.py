@@ -14,6 +14,7 @@ from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.source import open_source
+from effdet_jax.data.subset import covering
 from effdet_jax.detection.anchor_fit import aspect_factors
 from effdet_jax.inference.load import initial_kind
 from effdet_jax.model.detector import check_spec
@@ -108,6 +109,8 @@ class ExperimentData:
           DataError: they can't be used; the message names the file and what to do.
         """
         data = self.asked.data
+        if data.overfit:
+            return covering(open_source(data.source, "train", data.to_dict()), data.overfit)
         return open_source(data.source, split, data.to_dict())
 
     @functools.cached_property

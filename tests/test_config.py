@@ -30,21 +30,6 @@ def test_impossible_values_are_refused_by_name(fields, message):
         configs.validate(changed_config(**fields))
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("optim.learning_rat", "optim.learning_rate"),
-        ("learning_rate", "optim.learning_rate"),
-        ("batchsize", "batch_size"),
-        ("optim.batch_size", "batch_size"),
-        ("model.fusoin", "model.fusion"),
-        ("epochs", "num_epochs"),
-    ],
-)
-def test_the_nearest_key_is_what_was_meant(typed, meant):
-    assert configs.nearest_key(typed) == meant
-
-
 def test_sizes():
     assert configs.parse_size("512") == (512, 512)
     assert configs.parse_size("384x640") == (384, 640)

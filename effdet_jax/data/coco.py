@@ -97,6 +97,8 @@ def find_annotations(folder: str, split: str) -> str:
     Raises:
       DataError: there is none; the message lists where it was looked for.
     """
+    if not folder:
+        raise DataError("no data folder is given: --config.data.dir=FOLDER")
     if not os.path.isdir(folder):
         raise DataError(f"data folder '{folder}' doesn't exist; set it: --config.data.dir=…")
     tried = [layout.format(split=name) for name in SPLIT_NAMES[split] for layout in LAYOUTS]
