@@ -45,7 +45,7 @@ class _Placeholder:
 
     items: dict[Any, Any]
 
-    def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":  # Pickles skip an `__init__`.
+    def __new__(cls, *_: Any, **__: Any) -> Any:  # Pickles skip an `__init__`.
         self = super().__new__(cls)
         self.items = {}
         return self
