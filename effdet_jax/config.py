@@ -39,9 +39,11 @@ _CHOICES = {
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
+    "eval.weights": ("both", "averaged", "raw"),
+    "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
 _AT_LEAST = {
-    "batch_size": 1,
+    "batch_size": 0,
     "microbatches": 1,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
@@ -57,12 +59,28 @@ _AT_LEAST = {
 }
 
 
+# The value that leaves a knob open: `run.decisions` finds one that suits the data.
+OPEN = {
+    "batch_size": 0,
+    "num_epochs": -1.0,
+    "bn": "auto",
+    "model.anchor_scale": -1.0,
+    "optim.learning_rate": -1.0,
+    "optim.warmup_epochs": -1.0,
+    "optim.ema_decay": -1.0,
+    "eval.every_epochs": -1.0,
+}
+
+
 class ConfigError(UserError):
     """A knob has an impossible value; the message names it and what it may be."""
 
 
 def get_config() -> ConfigDict:
-    """The defaults: the reference's recipe for COCO (google/automl, arXiv:1911.09070 section 5.1)."""
+    """The defaults: the reference's recipe for COCO (google/automl, arXiv:1911.09070 section 5.1).
+
+    The knobs of `OPEN` may have the value there: they are then decided by the data, and printed.
+    """
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 128  # Of all devices together.
@@ -72,6 +90,10 @@ def get_config() -> ConfigDict:
     config.remat = "none"  # 'blocks', 'full': computes activations twice to keep fewer of them.
     config.microbatches = 1  # Parts a batch is computed in, one after the other.
     config.init = ""  # Weights to start from: whatever `ed.load` takes, or an ImageNet backbone.
+    config.freeze = ""  # What doesn't learn: 'backbone', 'pyramid', regular expressions, by commas.
+    config.bn = (
+        "train"  # Or 'frozen' and 'frozen_backbone': keeps statistics and affine parameters.
+    )
 
     config.mesh = ConfigDict()  # Devices = data × fsdp × spatial; 'data' takes what these leave.
     config.mesh.fsdp = 1  # Splits the batch, and large parameters with optimizer and averages.
@@ -129,6 +151,7 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 4e-5
     config.optim.clip_norm = 10.0  # Of each gradient, then of all together; 0 is off.
     config.optim.ema_decay = 0.9998  # 0 is off.
+    config.optim.warm_up_statistics = True  # Of batch normalisation; the reference doesn't.
 
     config.loss = ConfigDict()
     config.loss.alpha = 0.25
@@ -141,6 +164,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
+    config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.
     config.eval.protocol = "default"  # 'default' or 'published', the tables in `PROTOCOLS`.
     config.eval.method = ""  # NMS: 'hard', or 'gaussian' for soft-NMS; '' is the protocol's own.
@@ -199,6 +223,8 @@ def coco(
     config = get_config()
     config.model.name = name
     config.num_epochs = num_epochs
+    config.optim.warm_up_statistics = False
+    config.eval.weights = "averaged"
     set_protocol(config, "published")
     return smoke(config, image_size=smoke_size) if mode == "smoke" else config
 
@@ -246,7 +272,7 @@ def validate(config: ConfigDict):
     for key, least in _AT_LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"--config.{key}={flat[key]} must be at least {least}")
-    if config.num_steps == 0 and config.num_epochs <= 0:
+    if config.num_steps == 0 and config.num_epochs <= 0 and config.num_epochs != OPEN["num_epochs"]:
         raise ConfigError(
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,105 +10,40 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import Checkpoints, Metadata
-from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
-from effdet_jax.data.augment import check_ops
-from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
-from effdet_jax.data.source import open_source
 from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
+from effdet_jax.experiment_data import ExperimentData
 from effdet_jax.model.detector import Detector, check_spec
-from effdet_jax.model.initialize import parameter_masks
+from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.run.banner import banner_lines
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
 from effdet_jax.run.schedule import Schedule
 from effdet_jax.spec import ModelSpec, model_spec
+from effdet_jax.training.freeze import frozen_modules, frozen_parameters
 from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import TrainState
+from effdet_jax.training.statistics import statistics_momentum
 from effdet_jax.training.step import Step, create_train_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Experiment:
+class Experiment(ExperimentData):
     """What a config describes. Every part is made when it is first asked for, once.
 
     Nothing else reads a `ConfigDict`: what is made here takes plain arguments. Any part raises
     `ConfigError` if the config doesn't allow it, and those made of data `DataError`.
-
-    Attributes:
-      config: all knobs, valid; a copy of its own.
-      devices: to compute on; all there are if None.
-      given_class_names, given_num_examples: if the training data isn't to be asked.
     """
 
-    config: ConfigDict
-    devices: Sequence[jax.Device] | None = None
-    given_class_names: ClassNames | None = None
-    given_num_examples: int | None = None
-
-    @classmethod
-    def from_config(
-        cls,
-        config: ConfigDict,
-        *,
-        devices: Sequence[jax.Device] | None = None,
-        class_names: ClassNames | None = None,
-        num_examples: int | None = None,
-    ) -> "Experiment":
-        """The experiment of a config; it opens nothing and starts no device.
-
-        Args:
-          config: from `config.get_config` or a file in `configs/`.
-          devices: to compute on instead of all.
-          class_names, num_examples: instead of the training data's, for what needs no data.
-
-        Raises:
-          ConfigError, AugmentError: a knob has an impossible value.
-        """
-        configs.validate(config)
-        check_ops(config.augment.ops)
-        return cls(config.copy_and_resolve_references(), devices, class_names, num_examples)
-
-    # Data.
-
-    def open_source(self, split: str) -> Source:
-        """The images and boxes of 'train' or 'val', opened anew.
-
-        Raises:
-          DataError: they can't be used; the message names the file and what to do.
-        """
-        data = self.config.data
-        return open_source(data.source, split, data.to_dict())
-
-    @functools.cached_property
-    def train_source(self) -> Source:
-        """The training data."""
-        return self.open_source("train")
-
-    @functools.cached_property
-    def val_source(self) -> Source:
-        """The validation data.
-
-        Raises:
-          DataError: its classes aren't those of the training data.
-        """
-        source = self.open_source("val")
-        if different := self.class_names.difference(source.class_names):
-            raise DataError(f"training and validation data differ in their classes: {different}")
-        return source
-
-    @functools.cached_property
-    def class_names(self) -> ClassNames:
-        """Those given, or those of the training data."""
-        return self.given_class_names or self.train_source.class_names
+    # Training data on its way.
 
     @functools.cached_property
     def augment_settings(self) -> AugmentSettings:
@@ -150,17 +85,21 @@ class Experiment:
     @functools.cached_property
     def spec(self) -> ModelSpec:
         """The variant by name, and what the config changes."""
+        # Where no data is to be opened, anchors that it would decide are the model's own.
+        model = self.asked.model if self.given_class_names else self.config.model
         # Knobs are fields of a spec, '' and 0 the model's own; but for these three.
-        knobs, others = self.config.model, ("name", "image_size", "drop_connect")
+        others = ("name", "image_size", "drop_connect")
         changes: dict[str, Any] = {
-            name: value for name, value in knobs.items() if value and name not in others
+            name: value
+            for name, value in model.items()
+            if value and value != configs.OPEN.get(f"model.{name}") and name not in others
         }
-        if knobs.image_size:
-            changes["image_size"] = configs.parse_size(knobs.image_size)
-        if knobs.drop_connect >= 0:
-            changes["survival_probability"] = 1.0 - knobs.drop_connect
+        if model.image_size:
+            changes["image_size"] = configs.parse_size(model.image_size)
+        if model.drop_connect >= 0:
+            changes["survival_probability"] = 1.0 - model.drop_connect
         try:
-            spec = model_spec(knobs.name, num_classes=len(self.class_names), **changes)
+            spec = model_spec(model.name, num_classes=len(self.class_names), **changes)
             check_spec(spec)
         except ValueError as error:
             raise ConfigError(f"config.model: {error}") from error
@@ -247,12 +186,28 @@ class Experiment:
         )
 
     @functools.cached_property
+    def frozen(self) -> frozenset[Path]:
+        """The modules that don't learn.
+
+        Raises:
+          ConfigError: a pattern matches none.
+        """
+        patterns = [pattern.strip() for pattern in self.config.freeze.split(",") if pattern.strip()]
+        norms = {"frozen": [""], "frozen_backbone": ["backbone"]}.get(self.config.bn, [])
+        try:
+            return frozen_modules(self.model, patterns, norms)
+        except ValueError as error:
+            raise ConfigError(f"--config.freeze={self.config.freeze}: {error}") from error
+
+    @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The rule of updates, without the learning rate."""
-        optim = self.config.optim
+        optim, masks = self.config.optim, parameter_masks(self.model)
+        fixed = frozen_parameters(self.model, self.frozen)
+        decayed = jax.tree.map(lambda decays, fix: decays and not fix, masks["decayed"], fixed)
         return create_optimizer(
             optim.name,
-            **parameter_masks(self.model),
+            **{**masks, "decayed": decayed},
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             clip_norm=optim.clip_norm,
@@ -275,6 +230,10 @@ class Experiment:
             seed=self.config.seed,
             ema=self.config.optim.ema_decay,
             microbatches=self.config.microbatches,
+            momentum=(
+                statistics_momentum(self.model) if self.config.optim.warm_up_statistics else None
+            ),
+            frozen=self.frozen,
         )
 
     @functools.cached_property
@@ -317,14 +276,21 @@ class Experiment:
             batch_size=self.batch_size,
             microbatches=self.config.microbatches,
             peak_learning_rate=self.peak_learning_rate,
+            decisions=self.decisions,
         )
 
     # Evaluation.
 
+    def evaluated_variables(self, state: TrainState) -> dict[str, Any]:
+        """{'averaged': …, 'raw': …}: those of a state's weights that the config evaluates."""
+        both = {"averaged": state.ema, "raw": state.variables}
+        asked = self.config.eval.weights if self.config.optim.ema_decay else "raw"
+        return both if asked == "both" else {asked: both[asked]}
+
     @property
     def detect_options(self) -> dict[str, Any]:
         """Keywords of `postprocess.detect`: the protocol's, but for the knobs that are set."""
-        chosen, unset = self.config.eval, configs.get_config().eval
+        chosen, unset = self.asked.eval, configs.get_config().eval
         return {
             knob: chosen[knob] if chosen[knob] != unset[knob] else protocols_own
             for knob, protocols_own in configs.PROTOCOLS[chosen.protocol].items()
@@ -334,7 +300,7 @@ class Experiment:
         self, model: Detector, source: Source, mesh: Mesh
     ) -> Callable[[Any], Evaluation]:
         """`variables → Evaluation` of any model on any source, by this config's protocol."""
-        batch_size = self.config.eval.batch_size or self.batch_size
+        batch_size = self.asked.eval.batch_size or self.batch_size
         return create_evaluator(model, source, mesh, batch_size=batch_size, **self.detect_options)
 
     @functools.cached_property

@@ -57,7 +57,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       WorkdirError: it can't be written, or another training writes there.
     """
     started = time.time()
-    experiment, folder = Experiment.from_config(config), Workdir(workdir)
+    folder = Workdir(workdir)
+    experiment = Experiment.from_config(config, earlier=folder.read_config())
     lines = experiment.banner_lines()  # Opens the data; what can't be is refused here.
     total_steps = experiment.schedule.total_steps
     with (
@@ -104,10 +105,10 @@ def fit(
             with monitor.paused():
                 if schedule.evaluates_after(number):
                     monitor.settle()
-                    metrics = evaluate(experiment, number, state, writer, pictures)
+                    metrics, better = evaluate(experiment, number, state, writer, pictures)
                     if metrics["eval/AP"] > best_ap:
                         best_ap = metrics["eval/AP"]
-                        save(best, experiment, number, state, metrics)
+                        save(best, experiment, number, state.replace(ema=better), metrics)
                 stopping = stop.requested(number)
                 if schedule.saves_after(number) or stopping:
                     monitor.settle()
@@ -141,19 +142,34 @@ def evaluate(
     state: TrainState,
     writer: MetricWriter,
     pictures: Pictures,
-) -> dict[str, float]:
-    """Evaluates the moving averages after step `number`; writes numbers and pictures."""
+) -> tuple[dict[str, float], Any]:
+    """Evaluates raw and averaged weights after step `number`; writes numbers and pictures.
+
+    Returns:
+      The metrics of the better ones, with the AP of both, and those variables.
+    """
     started = time.time()
-    result = experiment.evaluator(state.ema)
-    print(f"evaluation after step {number}, {format_duration(time.time() - started)}:")
+    results = {
+        name: (experiment.evaluator(variables), variables)
+        for name, variables in experiment.evaluated_variables(state).items()
+    }
+    aps = {name: result.metrics.summary["AP"] for name, (result, _) in results.items()}
+    chosen = max(aps, key=aps.get)
+    result, variables = results[chosen]
+    print(
+        f"evaluation after step {number}, {format_duration(time.time() - started)}, AP "
+        + ", ".join(f"{ap:.3f} {name}" for name, ap in aps.items())
+        + (f"; the {chosen} weights:" if len(aps) > 1 else " weights:")
+    )
     print("  " + "\n  ".join(result.metrics.lines()), flush=True)
     for image in result.unreadable:
         print(f"warning: {image} can't be read and counts as without detections")
     metrics = {f"eval/{name}": value for name, value in result.metrics.summary.items()}
+    metrics |= {f"eval/{name}/AP": ap for name, ap in aps.items()}
     classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
     writer.scalars(number, metrics | classes)
     pictures.write_detections(number, result.first)
-    return metrics
+    return metrics, variables
 
 
 def save(

@@ -22,6 +22,7 @@ FLOORS = (
     {"inference", "training"},
     {"evaluation", "export"},
     {"run"},
+    {"experiment_data"},
     {"cli", "experiment", "__main__"},
     {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
     | {"export.__main__"}
@@ -69,7 +70,7 @@ def test_every_room_has_a_floor():
 
 # Who may read a config: the knobs, the flags, the one maker of objects, and the commands.
 READS_CONFIG = {"config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
-READS_CONFIG |= {"plan", "plan.__main__", "benchmark", "benchmark.__main__"}
+READS_CONFIG |= {"experiment_data", "plan", "plan.__main__", "benchmark", "benchmark.__main__"}
 
 
 @pytest.mark.parametrize(

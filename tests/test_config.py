@@ -18,7 +18,7 @@ def test_the_defaults_are_valid_and_plain():
     ("fields", "message"),
     [
         ({"dtype": "float16"}, "--config.dtype='float16' isn't one of 'auto', 'float32'"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size=-1 must be at least 0"),
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),
         ({"eval.protocol": "mine"}, "eval.protocol='mine' isn't one of 'default', 'published'"),
