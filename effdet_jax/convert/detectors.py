@@ -108,9 +108,7 @@ def _redundant_bias(weights: Weights) -> bool:
     )
 
 
-def _specs(
-    weights: Weights, models: Sequence[str], flavour: Mapping[str, Any]
-) -> list[ModelSpec]:
+def _specs(weights: Weights, models: Sequence[str], flavour: Mapping[str, Any]) -> list[ModelSpec]:
     fields = {**flavour, "redundant_bias": _redundant_bias(weights)}
     try:
         return [model_spec(name, **fields) for name in models]

@@ -42,13 +42,13 @@ def test_a_converted_folder_is_a_model(tmp_path):
     model, found = ed.load(tmp_path)
     assert (model.spec, model.class_names) == (SPEC, labels)
     assert_same(found, variables)
-    assert_same(read_initial_variables(str(tmp_path), model), variables)
+    assert_same(read_initial_variables(str(tmp_path), model)[0], variables)
 
 
 def test_weights_of_any_class_count_start_a_model(tmp_path):
     path, variables = written(tmp_path, name="w.npz", kind="automl")
     model = Detector(model_spec("efficientdet-lite0", num_classes=5))
-    assert_same(read_initial_variables(path, model), variables)
+    assert_same(read_initial_variables(path, model)[0], variables)
     with pytest.raises(
         ConversionError, match=r"isn't efficientdet-d0 \(it looks like efficientdet-lite0\)"
     ):
@@ -57,9 +57,12 @@ def test_weights_of_any_class_count_start_a_model(tmp_path):
 
 def test_weights_of_symmetric_padding_start_a_model_with_a_word(tmp_path, capsys):
     path, variables = written(tmp_path, model_spec("efficientdet-d0", num_classes=2, **PYTORCH))
-    found = read_initial_variables(path, Detector(model_spec("efficientdet-d0", num_classes=5)))
+    found, _ = read_initial_variables(path, Detector(model_spec("efficientdet-d0", num_classes=5)))
     assert_same(found, variables)
-    assert "were trained with symmetric padding, this model pads 'same'" in capsys.readouterr().out
+    assert (
+        "were trained with symmetric padding, epsilon 1e-05, this model pads 'same'"
+        in capsys.readouterr().out
+    )
 
 
 def test_nothing_there_is_said(tmp_path):
