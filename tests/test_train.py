@@ -265,8 +265,8 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
     given, tuned = (
-        read_initial_variables(str(workdir), model),
-        read_initial_variables(str(tmp_path / "run"), model),
+        read_initial_variables(str(workdir), model)[0],
+        read_initial_variables(str(tmp_path / "run"), model)[0],
     )
     kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
@@ -276,7 +276,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
 def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run_command, trained, tmp_path):
     workdir, _ = trained
     best = find_checkpoint(workdir)
-    variables = read_initial_variables(str(workdir), Detector(best.metadata().spec))
+    variables, _ = read_initial_variables(str(workdir), Detector(best.metadata().spec))
     variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(54, np.nan, "f4")
     broken = Checkpoints(tmp_path / "broken" / BEST)
     broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)
