@@ -103,6 +103,9 @@ def get_config() -> ConfigDict:
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
     config.data.strict = False  # A bad box or file is an error instead of a count.
+    config.data.tolerate = False  # So many faults that they can't be chance are no error.
+    config.data.rescale = False  # Boxes made for another size of the images are scaled to theirs.
+    config.data.intensity = ()  # Values of 16-bit and float images that become 0 and 255: (0, 4095).
     config.data.max_boxes = 100  # Ground-truth slots per image.
     config.data.workers = 0  # Processes that decode and augment; 0 does it in threads.
     config.data.threads = 2

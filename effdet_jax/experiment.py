@@ -17,6 +17,7 @@ from effdet_jax.checkpoint import Checkpoints, Metadata
 from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
+from effdet_jax.data.check import note_copies
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
@@ -79,14 +80,11 @@ class Experiment:
 
     # Data.
 
-    def open_source(self, split: str) -> Source:
-        """The images and boxes of 'train' or 'val', opened anew.
-
-        Raises:
-          DataError: they can't be used; the message names the file and what to do.
-        """
-        data = self.config.data
-        return open_source(data.source, split, data.to_dict())
+    def open_source(self, split: str, *, intensity: tuple[float, ...] = ()) -> Source:
+        """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
+        data = self.config.data.to_dict()
+        data["intensity"] = data["intensity"] or intensity
+        return open_source(data["source"], split, data)
 
     @functools.cached_property
     def train_source(self) -> Source:
@@ -100,10 +98,18 @@ class Experiment:
         Raises:
           DataError: its classes aren't those of the training data.
         """
-        source = self.open_source("val")
+        source = self.open_source("val", intensity=self.intensity)
         if different := self.class_names.difference(source.class_names):
             raise DataError(f"training and validation data differ in their classes: {different}")
+        note_copies({"train": self.train_source, "val": source})
         return source
+
+    @property
+    def intensity(self) -> tuple[float, ...]:
+        """Values of 16-bit and float images that become 0 and 255; () if there are none."""
+        if self.config.data.intensity or self.given_class_names:
+            return self.config.data.intensity
+        return getattr(self.train_source, "intensity", ())
 
     @functools.cached_property
     def class_names(self) -> ClassNames:
@@ -155,6 +161,7 @@ class Experiment:
         changes: dict[str, Any] = {
             name: value for name, value in knobs.items() if value and name not in others
         }
+        changes["intensity"] = self.intensity
         if knobs.image_size:
             changes["image_size"] = configs.parse_size(knobs.image_size)
         if knobs.drop_connect >= 0:

@@ -57,8 +57,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       WorkdirError: it can't be written, or another training writes there.
     """
     started = time.time()
-    experiment, folder = Experiment.from_config(config), Workdir(workdir)
+    experiment = Experiment.from_config(config)
     lines = experiment.banner_lines()  # Opens the data; what can't be is refused here.
+    folder = Workdir(workdir)  # Not before: a start that fails leaves no folder.
     total_steps = experiment.schedule.total_steps
     with (
         folder.lock(),
@@ -66,6 +67,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         closing(Checkpoints(folder.best)) as best,
     ):
         print("\n".join(lines), flush=True)
+        write_data_report(experiment, folder)
         state = experiment.load_or_create_state(last)
         start_step = int(state.step)
         if start_step >= total_steps:
@@ -77,6 +79,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             metrics = fit(experiment, state, last, best, writer, pictures)
     print(f"done in {format_duration(time.time() - started)}: {folder}", flush=True)
     return metrics
+
+
+def write_data_report(experiment: Experiment, folder: Workdir):
+    """Lists every fault of the data in the workdir; says so if there are any."""
+    reports = {"train": experiment.train_source.report, "val": experiment.val_source.report}
+    folder.write_data_report({split: report.to_dict() for split, report in reports.items()})
+    if any(report.faults for report in reports.values()):
+        print(f"report     every fault of the data: {folder.data_report}", flush=True)
 
 
 def fit(

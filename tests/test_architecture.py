@@ -21,9 +21,10 @@ FLOORS = (
     {"convert"},
     {"inference", "training"},
     {"evaluation", "export"},
-    {"run"},
+    {"run", "report"},
     {"cli", "experiment", "__main__"},
-    {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
+    {"train", "evaluate", "predict", "summary", "check_data"}
+    | {"plan", "plan.__main__", "convert.__main__"}
     | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
 )
@@ -68,7 +69,16 @@ def test_every_room_has_a_floor():
 
 
 # Who may read a config: the knobs, the flags, the one maker of objects, and the commands.
-READS_CONFIG = {"config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
+READS_CONFIG = {
+    "config",
+    "cli",
+    "experiment",
+    "train",
+    "evaluate",
+    "predict",
+    "summary",
+    "check_data",
+}
 READS_CONFIG |= {"plan", "plan.__main__", "benchmark", "benchmark.__main__"}
 
 

@@ -2,6 +2,7 @@
 
 WORKDIR/
   config.json            the configuration, as it is written into every checkpoint
+  data_report.json       every fault of the data, whole
   metrics.jsonl          a row of numbers per interval and evaluation
   tensorboard/           the same numbers, and the pictures
   train_batch.jpg        the first augmented images
@@ -24,6 +25,7 @@ from PIL import Image
 
 from effdet_jax.checkpoint import BEST, LAST
 from effdet_jax.errors import UserError
+from effdet_jax.files import put_in_place
 
 try:
     import fcntl
@@ -48,6 +50,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         self.config = os.path.join(self.path, "config.json")
+        self.data_report = os.path.join(self.path, "data_report.json")
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.tensorboard = os.path.join(self.path, "tensorboard")
         self.last = os.path.join(self.path, LAST)
@@ -71,6 +74,15 @@ class Workdir:
         if jax.process_index() == 0:
             with open(self.config, "w", encoding="utf-8") as file:
                 json.dump(config, file, indent=2)
+
+    def write_data_report(self, reports: Mapping[str, Any]):
+        """Writes what was found in the data of each split, plain JSON types."""
+        if jax.process_index() == 0:
+            with (
+                put_in_place(self.data_report, overwrite=True) as path,
+                open(path, "w", encoding="utf-8") as file,
+            ):
+                json.dump(reports, file, indent=1, ensure_ascii=False)
 
     def write_picture(self, name: str, picture: np.ndarray):
         """Writes `NAME.jpg` from [H, W, 3] uint8; one that exists is replaced."""

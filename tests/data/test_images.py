@@ -90,7 +90,8 @@ def test_annotations_of_the_stored_size_keep_the_image_as_stored():
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"this is text", "not a readable image"),
+        (b"<html><body>none", "not an image of a known kind: it begins with '<html><body>none'"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC image: pip install pillow-heif"),
         (
             encoded(Image.fromarray(RED_TOP.repeat(40, 0).repeat(40, 1)), "JPEG")[:-900],
             "(?i)truncated",

@@ -1,0 +1,131 @@
+"""What a data folder holds, and what is wrong with it, before anything is trained.
+
+python -m effdet_jax.check_data FOLDER --report=data.html
+
+Ends with status 0 if it can be trained on, with 2 if training would refuse it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from effdet_jax import config as configs
+from effdet_jax.cli import define_config_flag, run
+from effdet_jax.config import ConfigError
+from effdet_jax.data.check import count, note_copies
+from effdet_jax.data.example import DataError, DataReport, Source
+from effdet_jax.experiment import Experiment
+from effdet_jax.report.data_page import write_data_page
+
+FEW_BOXES = 10  # Of a class; fewer can hardly be learned.
+
+
+def define_flags() -> dict[str, flags.FlagHolder]:
+    return {
+        "config": define_config_flag(required=False),
+        "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
+        "report": flags.DEFINE_string("report", "", "HTML page to write"),
+    }
+
+
+def main(folders: Sequence[str], config: ConfigDict | None, as_json: bool, report: str) -> int:
+    config = config or configs.get_config()
+    if len(folders) > 1 or not (folders or config.data.dir or config.data.source != "coco"):
+        raise ConfigError("name one data folder: python -m effdet_jax.check_data FOLDER")
+    if folders:
+        config.data.dir = folders[0]
+    config.data.tolerate = True  # To see all of it; what stops training is told at the end.
+    experiment = Experiment.from_config(config)
+    sources, reports = open_splits(experiment)
+    if report:
+        write_data_page(report, config.data.dir or config.data.source, reports, sources)
+    if as_json:
+        print(json.dumps(to_dict(experiment, reports), ensure_ascii=False, indent=1))
+    else:
+        print("\n".join(lines(reports)))
+        print(f"\nwrote {report}" if report else "", end="\n" if report else "")
+    return 2 if any(found.stops for found in reports.values()) else 0
+
+
+def open_splits(experiment: Experiment) -> tuple[dict[str, Source], dict[str, DataReport]]:
+    """(sources that can be used, reports of all) by split; why one can't be used is a stop of its report."""
+    sources, reports = {}, {}
+    for split in ("train", "val"):
+        intensity = getattr(sources.get("train"), "intensity", ())
+        try:
+            source = experiment.open_source(split, intensity=intensity)
+            sources[split], reports[split] = source, source.report
+            if not source.report.boxes and not source.endless:
+                count(source)
+        except DataError as error:
+            reports[split] = error.report or DataReport()
+            if not error.report:
+                reports[split].stops.append(str(error))
+    note_copies(sources)
+    return sources, reports
+
+
+def to_dict(experiment: Experiment, reports: Mapping[str, DataReport]) -> dict[str, Any]:
+    """What `--json` prints; what stops training is a fault of the kind 'stops training'."""
+    splits = {}
+    for split, found in reports.items():
+        faults = {"stops training": found.stops} if found.stops else {}
+        splits[split] = {
+            "images": found.images,
+            "empty": found.empty,
+            "boxes": found.boxes,
+            "crowd": found.crowd,
+            "classes": found.classes,
+            "faults": [
+                {"kind": kind, "count": len(cases), "first": cases[0]}
+                for kind, cases in (faults | found.faults).items()
+            ],
+        }
+    return {"splits": splits, "anchors": anchors(experiment), "decisions": decisions(experiment)}
+
+
+def anchors(experiment: Experiment) -> dict[str, Any]:
+    """How the anchors fit the boxes."""
+    return {}
+
+
+def decisions(experiment: Experiment) -> list[str]:
+    """What training would choose by itself for this data, each with its reason."""
+    return []
+
+
+def lines(reports: Mapping[str, DataReport]) -> list[str]:
+    """The page for a terminal."""
+    found = []
+    for split, report in reports.items():
+        found += [f"{split:10s} {report.lines()[0]}", *_class_lines(report)]
+        found += [f"           {note}" for note in report.notes]
+        for kind, cases in sorted(report.faults.items(), key=lambda item: -len(item[1])):
+            found.append(f"  {len(cases):6d} × {kind}")
+            found += [f"           {case}" for case in cases[: report.EXAMPLES_SHOWN]]
+        found += [f"  stops training: {reason}" for reason in report.stops]
+    stopped = any(report.stops for report in reports.values())
+    faults = sum(len(cases) for report in reports.values() for cases in report.faults.values())
+    verdict = "training would refuse this data" if stopped else "this data can be trained on"
+    return [*found, "", f"{verdict}; {faults} faults"]
+
+
+def _class_lines(report: DataReport) -> list[str]:
+    """A bar per class, the most frequent first, with a warning at the rare ones."""
+    named = {name: n for name, n in report.classes.items() if n or not name.startswith("unused ")}
+    width, most = max(map(len, named), default=0), max(named.values(), default=0)
+    found = []
+    for name, boxes in sorted(named.items(), key=lambda item: -item[1]):
+        rare = (
+            "" if boxes >= FEW_BOXES else "  no boxes: can't be learned" if not boxes else "  few"
+        )
+        bar = "▇" * round(30 * boxes / max(most, 1))
+        found.append(f"           {name:{width}s} {boxes:8d} {bar}{rare}")
+    return found
+
+
+if __name__ == "__main__":
+    run(main, define_flags, arguments="folders")
