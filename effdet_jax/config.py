@@ -254,9 +254,17 @@ def validate(config: ConfigDict):
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"
         )
+    if config.data.intensity and not _is_range(config.data.intensity):
+        raise ConfigError(
+            f"--config.data.intensity={config.data.intensity!r} must be (low, high), such as (0, 4095)"
+        )
     low, high = config.augment.scale_min, config.augment.scale_max
     if not 0 < low <= high:
         raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
+
+
+def _is_range(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and values[0] < values[1]
 
 
 def parse_size(text: str) -> tuple[int, int]:

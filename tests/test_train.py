@@ -286,6 +286,13 @@ def test_what_cannot_be_is_said(tmp_path, arguments, message):
         train(config_of(*TINY, "--config.batch_size=8", *arguments), str(tmp_path))
 
 
+def test_data_that_cannot_be_used_leaves_no_workdir(tmp_path):
+    arguments = ("--config.data.source=coco", "--config.data.dir=nowhere")
+    with pytest.raises(UserError, match="'nowhere' doesn't exist"):
+        train(config_of(*TINY, *arguments), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_that_cannot_be_written(run_command, tmp_path):
     (tmp_path / "file").write_text("")
     status, output = run_command("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")

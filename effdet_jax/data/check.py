@@ -90,8 +90,11 @@ def suspect_shares(report: DataReport, num_boxes: int):
     Args:
       num_boxes: of the set, those left out included.
     """
+    known = bool(report.stops)  # The cause of boxes that are left out for where they lie.
     for kind, cause in _CAUSES.items():
         count = report.dropped.get(kind, 0)
+        if known and kind in (NO_AREA, OUTSIDE, TINY):
+            continue
         if count >= _FEWEST and count > SHARE_BY_CHANCE * num_boxes:
             report.stops.append(f"{count} of {num_boxes} boxes: {kind}; {cause}")
 
