@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -16,7 +17,7 @@ from effdet_jax import config as configs
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.config import ConfigError
 from effdet_jax.data.check import count, note_copies
-from effdet_jax.data.example import DataError, DataReport, Source
+from effdet_jax.data.example import DataError, DataReport, GroundTruth, Source
 from effdet_jax.experiment import Experiment
 from effdet_jax.report.data_page import write_data_page
 
@@ -45,7 +46,7 @@ def main(folders: Sequence[str], config: ConfigDict | None, as_json: bool, repor
     if as_json:
         print(json.dumps(to_dict(experiment, reports), ensure_ascii=False, indent=1))
     else:
-        print("\n".join(lines(reports)))
+        print("\n".join(lines(reports, sources)))
         print(f"\nwrote {report}" if report else "", end="\n" if report else "")
     return 2 if any(found.stops for found in reports.values()) else 0
 
@@ -97,11 +98,13 @@ def decisions(experiment: Experiment) -> list[str]:
     return []
 
 
-def lines(reports: Mapping[str, DataReport]) -> list[str]:
+def lines(reports: Mapping[str, DataReport], sources: Mapping[str, Source]) -> list[str]:
     """The page for a terminal."""
     found = []
     for split, report in reports.items():
         found += [f"{split:10s} {report.lines()[0]}", *_class_lines(report)]
+        if split in sources and not sources[split].endless:
+            found += _size_lines(list(sources[split].ground_truth()), report.modes)
         found += [f"           {note}" for note in report.notes]
         for kind, cases in sorted(report.faults.items(), key=lambda item: -len(item[1])):
             found.append(f"  {len(cases):6d} × {kind}")
@@ -111,6 +114,27 @@ def lines(reports: Mapping[str, DataReport]) -> list[str]:
     faults = sum(len(cases) for report in reports.values() for cases in report.faults.values())
     verdict = "training would refuse this data" if stopped else "this data can be trained on"
     return [*found, "", f"{verdict}; {faults} faults"]
+
+
+def _size_lines(truths: Sequence[GroundTruth], modes: Mapping[str, int]) -> list[str]:
+    """Ranges of images and boxes, pixels."""
+    sizes = np.array([truth.size for truth in truths]).reshape(-1, 2)
+    boxes = np.concatenate([np.zeros((0, 4)), *(truth.boxes for truth in truths)])
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    found = []
+    if len(sizes):
+        (low, narrow), (high, wide) = sizes.min(0), sizes.max(0)
+        kinds = ", ".join(f"{count} {mode}" for mode, count in modes.items())
+        found.append(
+            f"           images {narrow} … {wide} px wide, {low} … {high} px high"
+            + (f"; {kinds}" if kinds else "")
+        )
+    if len(sides):
+        least, half, most = np.percentile(sides, (0, 50, 100))
+        found.append(
+            f"           boxes as squares of {least:.0f} … {most:.0f} px, half of them below {half:.0f} px"
+        )
+    return found
 
 
 def _class_lines(report: DataReport) -> list[str]:

@@ -19,6 +19,7 @@ from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
 from effdet_jax.data.check import note_copies
 from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.headers import HEADERS_CHECKED
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.source import open_source
@@ -101,7 +102,7 @@ class Experiment:
         source = self.open_source("val", intensity=self.intensity)
         if different := self.class_names.difference(source.class_names):
             raise DataError(f"training and validation data differ in their classes: {different}")
-        note_copies({"train": self.train_source, "val": source})
+        note_copies({"train": self.train_source, "val": source}, most=HEADERS_CHECKED)
         return source
 
     @property
@@ -158,10 +159,8 @@ class Experiment:
         """The variant by name, and what the config changes."""
         # Knobs are fields of a spec, '' and 0 the model's own; but for these three.
         knobs, others = self.config.model, ("name", "image_size", "drop_connect")
-        changes: dict[str, Any] = {
-            name: value for name, value in knobs.items() if value and name not in others
-        }
-        changes["intensity"] = self.intensity
+        changes: dict[str, Any] = {"intensity": self.intensity}
+        changes |= {name: value for name, value in knobs.items() if value and name not in others}
         if knobs.image_size:
             changes["image_size"] = configs.parse_size(knobs.image_size)
         if knobs.drop_connect >= 0:

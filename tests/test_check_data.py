@@ -22,6 +22,8 @@ def test_a_sound_folder(tmp_path, capsys):
     folder(tmp_path, "val")
     status, page = run(capsys, tmp_path, report=str(tmp_path / "data.html"))
     assert status == 0 and "train      6 images (0 without boxes), 12 boxes\n" in page
+    assert "images 120 … 120 px wide, 80 … 80 px high; 6 RGB\n" in page
+    assert "boxes as squares of 27 … 28 px, half of them below 28 px\n" in page  # √750, √806.
     assert "cat       12 ▇" in page and "this data can be trained on; 0 faults" in page
     assert (tmp_path / "data.html").stat().st_size > 10_000
 

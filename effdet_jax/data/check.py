@@ -142,12 +142,20 @@ def count(source: Source):
     report.classes = dict(zip(source.class_names.names, counts))
 
 
-def note_copies(sources: Mapping[str, Source]):
+def note_copies(sources: Mapping[str, Source], *, most: int | None = None):
     """Counts images in several splits, and images twice in one under other names, by content.
 
     Args:
       sources: by split; those without `paths` are left out.
+      most: images that may be opened; of more it is only noted that nothing was looked for.
     """
+    if most is not None and sum(len(source) for source in sources.values()) > most:
+        for source in sources.values():
+            if hasattr(source, "paths"):
+                source.report.notes.append(
+                    f"copies of images weren't looked for: more than {most} (check_data does)"
+                )
+        return
     place: dict[str, tuple[str, int]] = {}
     for split, source in sources.items():
         for index, path in enumerate(getattr(source, "paths", ())):

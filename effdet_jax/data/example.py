@@ -92,6 +92,7 @@ class DataReport:
       images, empty: how many, and how many of them without boxes.
       boxes, crowd: how many, and how many of them are crowds.
       classes: {class name: boxes that aren't crowds}, all classes; empty if that isn't known yet.
+      modes: {'RGB', 'L', 'I;16', …: images}, Pillow's names, of the files that were looked at.
       faults: {kind: where}, all cases of what is left out or changed.
       stops: faults of the whole set, too many to be chance: why, and what to type.
       notes: what is good to know.
@@ -102,6 +103,7 @@ class DataReport:
     def __init__(self):
         self.images = self.boxes = self.crowd = self.empty = 0
         self.classes: dict[str, int] = {}
+        self.modes: dict[str, int] = {}
         self.faults: dict[str, list[str]] = {}
         self.stops: list[str] = []
         self.notes: list[str] = []

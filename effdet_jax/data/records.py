@@ -4,6 +4,7 @@ A format's reader only finds and parses its files and yields a `Record` per imag
 are left out here, counted and named.
 """
 
+import collections
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,6 +168,7 @@ class RecordSource:
             )
         usable = [number for number in range(len(records)) if number not in missing | broken]
         kept = {new: found[old] for new, old in enumerate(usable) if old in found}
+        self.report.modes = dict(collections.Counter(header.mode for header in kept.values()))
         return [records[number] for number in usable], kept
 
     def _headers(

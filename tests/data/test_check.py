@@ -199,7 +199,10 @@ def test_images_of_both_splits_and_copies_are_counted(tmp_path):
     content["images"][5]["file_name"] = "train5.jpg"
     (tmp_path / "val.json").write_text(json.dumps(content))
     sources = {split: opened(tmp_path, split) for split in ("train", "val")}
-    note_copies(sources)
+    note_copies(sources, most=11)
+    assert "weren't looked for: more than 11" in sources["val"].report.notes[-1]
+    assert not sources["val"].report.faults
+    note_copies(sources, most=12)
     assert sources["train"].report.faults == {
         "image that is there twice, under other names": ["image 2 'train2.jpg' is image 1 'train1.jpg'"]
     }  # fmt: skip
