@@ -130,7 +130,7 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run_command, trai
         f"--output={tmp_path / 'found'}",
         "--score_threshold=0.005",
     )
-    assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
+    assert status == 1 and f"error: {images / '2.jpg'}: not an image of a known kind" in output
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
     names = Checkpoints(workdir / BEST).metadata().class_names.names
