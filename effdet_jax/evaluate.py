@@ -87,7 +87,7 @@ def main(
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
-        source = experiment.open_source(split)
+        source = experiment.open_source(split, intensity=model.spec.intensity)
         if different := model.class_names.difference(source.class_names):
             raise DataError(f"the checkpoint and the data differ in their classes: {different}")
         print("data       " + "\n           ".join(source.report.lines()), flush=True)

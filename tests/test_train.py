@@ -154,7 +154,7 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run_command, trai
         f"--output={tmp_path / 'found'}",
         "--score_threshold=0.005",
     )
-    assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
+    assert status == 1 and f"error: {images / '2.jpg'}: not an image of a known kind" in output
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
     names = Checkpoints(workdir / BEST).metadata().class_names.names
@@ -326,6 +326,13 @@ def test_after_a_divergence_the_same_command_goes_on_with_a_lower_rate(run_comma
 def test_what_cannot_be_is_said(tmp_path, arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         train(config_of(*TINY, "--config.batch_size=8", *arguments), str(tmp_path))
+
+
+def test_data_that_cannot_be_used_leaves_no_workdir(tmp_path):
+    arguments = ("--config.data.source=coco", "--config.data.dir=nowhere")
+    with pytest.raises(UserError, match="'nowhere' doesn't exist"):
+        train(config_of(*TINY, *arguments), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_that_cannot_be_written(run_command, tmp_path):

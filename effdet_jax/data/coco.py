@@ -8,7 +8,7 @@ from typing import Any
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError, DataReport
-from effdet_jax.data.records import Annotation, Record, RecordSource
+from effdet_jax.data.records import Annotation, Record, RecordSource, check_options
 
 # Where a split's JSON may lie below the data folder, first match wins.
 LAYOUTS = (
@@ -27,13 +27,13 @@ class CocoFolder(RecordSource):
     Args:
       annotations: path of the JSON.
       images: folder the `file_name`s are relative to; '' looks for it around the JSON.
-      strict: any bad box or file is an error.
+      **options: keywords of `RecordSource` that say how it checks.
 
     Raises:
       DataError: the JSON isn't COCO's, nothing usable is in it, or too many images are missing.
     """
 
-    def __init__(self, annotations: str, images: str = "", *, strict: bool = False):
+    def __init__(self, annotations: str, images: str = "", **options: Any):
         content = _read_json(annotations)
         try:
             class_names = ClassNames.from_categories(content["categories"])
@@ -48,7 +48,7 @@ class CocoFolder(RecordSource):
             images or _find_images(annotations, names),
             name=annotations,
             report=report,
-            strict=strict,
+            **options,
         )
 
 
@@ -57,13 +57,13 @@ def open_coco(split: str, options: Mapping[str, Any]) -> CocoFolder:
 
     Args:
       options: `dir`; `train_json` and `val_json`, '' finds them in `dir`; `train_images` and
-        `val_images`, '' finds them around the JSON; `strict`.
+        `val_images`, '' finds them around the JSON; those of `check_options`.
 
     Raises:
       DataError: no annotations are found, or they can't be used.
     """
     annotations = options[f"{split}_json"] or find_annotations(options["dir"], split)
-    return CocoFolder(annotations, options[f"{split}_images"], strict=options["strict"])
+    return CocoFolder(annotations, options[f"{split}_images"], **check_options(options))
 
 
 def _read_json(path: str) -> dict[str, Any]:
