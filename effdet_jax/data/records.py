@@ -21,6 +21,7 @@ from effdet_jax.data.example import (
     unreadable,
 )
 from effdet_jax.data.images import decode_image, image_size
+from effdet_jax.data.locate import Locator
 
 # Opening every file of a larger set at the start would take longer than it is worth.
 HEADERS_CHECKED = 20_000
@@ -50,7 +51,7 @@ class Record(NamedTuple):
 
     Attributes:
       image_id: the data set's own id.
-      file_name: relative to the images folder.
+      file_name: relative to the images folder; another spelling of it is found (`data.locate`).
       size: (height, width), pixels; None if the data set doesn't say: the file does then.
       annotations: its boxes.
     """
@@ -71,6 +72,7 @@ class RecordSource:
       name: path of the annotations, for messages.
       report: counts what the reader has left out; what is left out here is added.
       strict: any bad box or file is an error.
+      needs_boxes: images that are listed without any box are an error.
 
     Raises:
       DataError: nothing usable is in the records, or too many images are missing.
@@ -87,29 +89,37 @@ class RecordSource:
         name: str,
         report: DataReport | None = None,
         strict: bool = False,
+        needs_boxes: bool = True,
     ):
         self.class_names, self.images, self.name = class_names, images, name
         self.report = DataReport() if report is None else report
+        files = Locator(images)
+        records = _located(list(records), files, self.report)
+        needs_boxes |= any(record.annotations for record in records)
         self._truths = [(record.file_name, self._truth(record)) for record in records]
-        self._check_files()
+        self._check_files(files)
         problems = self.report.lines()[1:]
         if strict and self.report.dropped:
             raise DataError(f"{name}: " + "\n  ".join(problems))
         if not self._truths:
             raise DataError(f"{name}: no usable images; " + "; ".join(problems))
-        self._count()
+        self._count(needs_boxes)
 
     def __len__(self) -> int:
         return len(self._truths)
 
     def __getitem__(self, index: int) -> Example:
-        name, truth = self._truths[index]
+        truth = self._truths[index][1]
         try:
-            with open(os.path.join(self.images, name), "rb") as file:
+            with open(self.path(index), "rb") as file:
                 image = decode_image(file.read(), truth.size)
         except (OSError, DataError) as error:
             return unreadable(truth.image_id, truth.size, str(error))
         return Example(image, truth)
+
+    def path(self, index: int) -> str:
+        """Of the image's file."""
+        return os.path.join(self.images, self._truths[index][0])
 
     def describe(self, index: int) -> str:
         name, truth = self._truths[index]
@@ -137,11 +147,11 @@ class RecordSource:
             rows.append((annotation.box, annotation.label, annotation.crowd, float(area)))
         return make_truth(record.image_id, record.size or (0, 0), rows)
 
-    def _check_files(self):
+    def _check_files(self, files: Locator):
         """Leaves out images whose file is missing, empty or no image; learns sizes not given."""
         listed = len(self._truths)
-        headers, present = listed <= HEADERS_CHECKED, _Files(self.images)
-        sizes = [self._size(name, truth, present, headers) for name, truth in self._truths]
+        headers = listed <= HEADERS_CHECKED
+        sizes = [self._size(name, truth, files, headers) for name, truth in self._truths]
         if not headers:
             self.report.notes.append(
                 f"file headers not checked: more than {HEADERS_CHECKED} images"
@@ -161,11 +171,11 @@ class RecordSource:
         ]
 
     def _size(
-        self, name: str, truth: GroundTruth, present: "_Files", headers: bool
+        self, name: str, truth: GroundTruth, files: Locator, headers: bool
     ) -> tuple[int, int] | None:
         """An image's (height, width), from its file if need be; None if the file can't be used."""
         size, where = truth.size, _describe(truth.image_id, name)
-        if not present.holds(name):
+        if not files.holds(name):
             self.report.drop("image file is missing", where)
             return None
         if not headers and all(size):
@@ -185,33 +195,29 @@ class RecordSource:
         )
         return found
 
-    def _count(self):
+    def _count(self, needs_boxes: bool):
         report, truths = self.report, list(self.ground_truth())
         report.images = len(truths)
         report.boxes = sum(len(truth.boxes) for truth in truths)
         report.crowd = sum(int(truth.crowd.sum()) for truth in truths)
         report.empty = sum(not len(truth.boxes) for truth in truths)
-        if not report.boxes:
+        if not report.boxes and needs_boxes:
             raise DataError(
                 f"{self.name}: none of its {report.images} images has a usable box; "
                 + "; ".join(report.lines())
             )
-        if report.crowd == report.boxes:
+        if 0 < report.crowd == report.boxes:
             report.notes.append("every box is a crowd (iscrowd: 1): nothing can be learned")
 
 
-class _Files:
-    """Which relative names exist under a folder, with one listing per folder instead of a stat."""
-
-    def __init__(self, root: str):
-        self._root = root
-        self._listed: dict[str, set[str]] = {}
-
-    def holds(self, name: str) -> bool:
-        folder, base = os.path.split(os.path.join(self._root, name))
-        if folder not in self._listed:
-            self._listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        return base in self._listed[folder]
+def _located(records: list[Record], files: Locator, report: DataReport) -> list[Record]:
+    """The records with the names that their files have here."""
+    found = files.find_all(record.file_name for record in records)
+    if found:
+        (name, path), *_ = sorted(found.items())
+        text = f"{len(found)} images found under another name, first: '{name}' is '{path}'"
+        report.notes.append(text)
+    return [r._replace(file_name=found.get(r.file_name, r.file_name)) for r in records]
 
 
 def _describe(image_id: int | str, file_name: str) -> str:
