@@ -1,8 +1,10 @@
 """Orbax checkpoints: a pytree and what it means (spec, classes, config), exact and atomic."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -105,6 +107,12 @@ class Checkpoints:
         )
 
     @property
+    def workdir(self) -> str:
+        """Of the run, where this is one of its folders; else the folder itself."""
+        path = str(self.folder)
+        return path.removesuffix(f"/{LAST}").removesuffix(f"/{BEST}")
+
+    @property
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint, None if there is none."""
         latest = self._checkpointer.latest
@@ -112,12 +120,27 @@ class Checkpoints:
 
     def save(self, metadata: Metadata, train: Any, ema: Any):
         """Starts writing; returns as soon as the arrays are copied. One that exists is replaced."""
-        self._checkpointer.save_checkpointables_async(
-            metadata.step,
-            {"train": train, "ema": ema, "metadata": metadata.to_dict()},
-            force=True,
-            overwrite=True,
-        )
+        with self._full_disk_explained():
+            self._checkpointer.save_checkpointables_async(
+                metadata.step,
+                {"train": train, "ema": ema, "metadata": metadata.to_dict()},
+                force=True,
+                overwrite=True,
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """Of all finished checkpoints, ascending; waits for the one that is being written."""
+        with self._full_disk_explained():
+            self._checkpointer.wait()
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(child.name) for child in self.folder.iterdir() if child.name.isdigit())
+
+    def delete(self, steps: Sequence[int]):
+        """Deletes the checkpoints of these steps; of several processes one does, and none saves on."""
+        for step in steps:
+            (self.folder / str(step)).rmtree()
 
     def metadata(self) -> Metadata:
         """Of the newest checkpoint."""
@@ -135,13 +158,39 @@ class Checkpoints:
         try:
             return self._checkpointer.load_checkpointables(abstract_checkpointables=dict(abstract))
         except (FileNotFoundError, KeyError, ValueError) as error:
+            reason = str(error)  # Orbax adds both trees, a hundred thousand letters.
+            reason = reason if len(reason) < 300 else f"{reason[:300].splitlines()[0]} …"
             raise CheckpointError(
-                f"can't read the checkpoint in '{self.folder}': {error}"
+                f"can't read the checkpoint in '{self.folder}': {reason}"
             ) from error
 
     def close(self):
         """Waits until everything is written."""
-        self._checkpointer.close()
+        with self._full_disk_explained():
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _full_disk_explained(self) -> Iterator[None]:
+        """Within it, a disk that is full is a `CheckpointError`, whatever wraps it."""
+        try:
+            yield
+        except Exception as error:
+            if not any("No space left" in str(cause) for cause in _causes(error)):
+                raise
+            free = shutil.disk_usage(self.folder.parent).free / 2**20
+            raise CheckpointError(
+                f"no space left for a checkpoint in '{self.folder}': {free:.0f} MB are free. Make "
+                "room, then the same command goes on from the last one that was written"
+            ) from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and what is in a group of errors."""
+    while error is not None:
+        yield error
+        for other in getattr(error, "exceptions", ()):
+            yield from _causes(other)
+        error = error.__cause__ or error.__context__
 
 
 def find_checkpoint(path: str | os.PathLike) -> Checkpoints:

@@ -15,13 +15,18 @@ from ml_collections import config_flags
 
 import effdet_jax
 from effdet_jax.compilation import enable_compilation_cache
-from effdet_jax.config import ConfigError, flatten, get_config, nearest_key
+from effdet_jax.config import ConfigError, flatten, get_config
 from effdet_jax.errors import UserError
+from effdet_jax.knobs import LIKENESS, help_on_key, knob_lines
 from effdet_jax.libtpu import silence_libtpu
 
 # Libraries log what no user of a command can act on, some while they are imported: commands import
 # this module before those. This package prints what it has to say.
 logging.set_verbosity(logging.ERROR)
+# `checkpoint` tells of a full disk in one sentence; Orbax does in seven threads, with tracebacks.
+logging.get_absl_logger().addFilter(
+    lambda record: "No space left" not in f"{record.getMessage()} {record.exc_info}"
+)
 
 
 def define_config_flag(*, required: bool) -> flags.FlagHolder:
@@ -76,6 +81,8 @@ def run(
       define_flags: defines the flags and returns them by keyword.
       arguments: keyword that is given what isn't a flag; '' refuses it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # A terminal without × prints '?' and goes on.
     silence_libtpu(jax.config.jax_platforms)
     enable_compilation_cache()
     holders = define_flags()
@@ -83,7 +90,7 @@ def run(
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1 and not arguments:
-            _exit(f"unexpected arguments: {' '.join(argv[1:])}")
+            _exit(f"unexpected arguments: {' '.join(argv[1:])}" + _help_on_words(argv[1:]))
         values = {name: holder.value for name, holder in holders.items()}
         try:
             _import_modules(modules.value)
@@ -97,24 +104,55 @@ def run(
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """absl's parsing, with a plain message for what people mistype most."""
     arguments = [_with_underscores(argument) for argument in argv[1:]]
+    if {"--help", "-h"} & set(arguments):
+        _print_help()
+        sys.exit(0)
     try:
         if "config" in flags.FLAGS:
             arguments = _with_config_files(arguments)
         return flags.FLAGS([argv[0], *arguments])
     except UserError as error:
         _exit(str(error))
+    except flags.UnrecognizedFlagError as error:
+        _exit(f"unknown flag --{error.flagname}. {_help_on_flag(error.flagname)}")
     except flags.Error as error:
         # The last line has the reason; a traceback of the config file may stand before it.
         reason = str(error).strip().splitlines()[-1].strip()
         _exit(reason)
 
 
+def _print_help():
+    """What the command does, its flags, and where it has them the knobs of its config."""
+    app.usage(shorthelp=True, writeto_stdout=True)
+    if "config" in flags.FLAGS:
+        print("\nThe knobs of --config with the defaults of effdet_jax/config.py:")
+        print("\n".join(knob_lines()))
+
+
+def _help_on_flag(name: str) -> str:
+    """What to type instead of an unknown flag."""
+    known = list(flags.FLAGS)
+    if name.startswith("config."):
+        here = "; another data folder is --data_dir=FOLDER" if "data_dir" in known else ""
+        return f"It needs --config=NAME, too{here}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
+    if close:
+        return f"Did you mean --{close[0]}?"
+    return help_on_key(name) if "config" in known else "All flags are listed by --help"
+
+
+def _help_on_words(words: Sequence[str]) -> str:
+    """What to type instead of 'epochs=100', as other tools have it; '' if it is no such word."""
+    if "config" not in flags.FLAGS or "=" not in words[0]:
+        return ""
+    return f". {help_on_key(words[0].partition('=')[0])}"
+
+
 def _with_config_files(arguments: Sequence[str]) -> list[str]:
     """The arguments with the file in the place of a config's name.
 
     Raises:
-      ConfigError: a config or a config key is unknown; ml_collections' own suggestions don't know a
-        key by its last part alone, 'learning_rate'.
+      ConfigError: a config or a config key is unknown, or the batch size isn't a number.
     """
     known = flatten(get_config())
     sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
@@ -126,10 +164,13 @@ def _with_config_files(arguments: Sequence[str]) -> list[str]:
             argument = f"--config={find_config(value)}"
         elif previous == "--config":
             argument = find_config(argument)
-        elif name.startswith("--config.") and key not in known and key not in sections:
+        elif name == "--config.batch_size" and value == "auto":
             raise ConfigError(
-                f"unknown config key '{key}'. Did you mean --config.{nearest_key(key)}?"
+                "--config.batch_size=auto: it is a number; the largest that fits is found by "
+                "`python -m effdet_jax.plan --config=… --batch=auto`"
             )
+        elif name.startswith("--config.") and key not in known and key not in sections:
+            raise ConfigError(f"unknown config key '{key}'. {help_on_key(key)}")
         found.append(argument)
         previous = argument
     return found

@@ -1,6 +1,5 @@
 """Every knob with its default and unit, what it may be, and configs as plain data."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,13 +38,18 @@ _CHOICES = {
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
+    "eval.criterion": ("AP", "AP50", "AR"),
+    "eval.weights": ("both", "averaged", "raw"),
+    "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
 _AT_LEAST = {
-    "batch_size": 1,
+    "batch_size": 0,
     "microbatches": 1,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
-    "data.max_boxes": 1,
+    "data.overfit": 0,
+    "data.max_boxes": 0,
+    "data.balance": 0,
     "data.workers": 0,
     "data.threads": 1,
     "log_every_steps": 1,
@@ -53,7 +57,22 @@ _AT_LEAST = {
     "max_bad_steps": 1,
     "num_steps": 0,
     "eval.max_detections": 0,
+    "eval.patience": 0,
+    "checkpoint_every_minutes": 0,
     "eval.pre_nms_top_k": 0,
+}
+
+
+# The value that leaves a knob open: `run.decisions` finds one that suits the data.
+OPEN = {
+    "batch_size": 0,
+    "num_epochs": -1.0,
+    "bn": "auto",
+    "model.anchor_scale": -1.0,
+    "optim.learning_rate": -1.0,
+    "optim.warmup_epochs": -1.0,
+    "optim.ema_decay": -1.0,
+    "eval.every_epochs": -1.0,
 }
 
 
@@ -62,7 +81,10 @@ class ConfigError(UserError):
 
 
 def get_config() -> ConfigDict:
-    """The defaults: the reference's recipe for COCO (google/automl, arXiv:1911.09070 section 5.1)."""
+    """The defaults: the reference's recipe for COCO (google/automl, arXiv:1911.09070 section 5.1).
+
+    The knobs of `OPEN` may have the value there: they are then decided by the data, and printed.
+    """
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 128  # Of all devices together.
@@ -72,6 +94,10 @@ def get_config() -> ConfigDict:
     config.remat = "none"  # 'blocks', 'full': computes activations twice to keep fewer of them.
     config.microbatches = 1  # Parts a batch is computed in, one after the other.
     config.init = ""  # Weights to start from: whatever `ed.load` takes, or an ImageNet backbone.
+    config.freeze = ""  # What doesn't learn: 'backbone', 'pyramid', regular expressions, by commas.
+    config.bn = (
+        "train"  # Or 'frozen' and 'frozen_backbone': keeps statistics and affine parameters.
+    )
 
     config.mesh = ConfigDict()  # Devices = data × fsdp × spatial; 'data' takes what these leave.
     config.mesh.fsdp = 1  # Splits the batch, and large parameters with optimizer and averages.
@@ -89,7 +115,8 @@ def get_config() -> ConfigDict:
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
     config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
-    config.model.anchor_scale = 0.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
+    config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
+    config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
@@ -104,7 +131,9 @@ def get_config() -> ConfigDict:
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
     config.data.strict = False  # A bad box or file is an error instead of a count.
-    config.data.max_boxes = 100  # Ground-truth slots per image.
+    config.data.overfit = 0  # Images to train and evaluate on, the same for both; 0 is all.
+    config.data.max_boxes = 0  # Ground-truth slots per image; 0 is as many as the data need.
+    config.data.balance = 0.0  # Images of classes in fewer than this share are repeated; 0 is off.
     config.data.workers = 0  # Processes that decode and augment; 0 does it in threads.
     config.data.threads = 2
     config.data.shapes_size = 128  # 'shapes' only: side of a scene, pixels,
@@ -130,6 +159,7 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 4e-5
     config.optim.clip_norm = 10.0  # Of each gradient, then of all together; 0 is off.
     config.optim.ema_decay = 0.9998  # 0 is off.
+    config.optim.warm_up_statistics = True  # Of batch normalisation; the reference doesn't.
 
     config.loss = ConfigDict()
     config.loss.alpha = 0.25
@@ -139,9 +169,13 @@ def get_config() -> ConfigDict:
     config.loss.box_weight = 50.0
     config.loss.iou_kind = ""  # '', 'iou', 'giou', 'diou', 'ciou'.
     config.loss.iou_weight = 1.0
+    config.loss.class_weights = ""  # '' is off; 'auto' favours rare classes; or 'cat:2,dog:0.5'.
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
+    config.eval.criterion = "AP"  # What the best checkpoint is best by: 'AP', 'AP50', 'AR'.
+    config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
+    config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.
     config.eval.protocol = "default"  # 'default' or 'published', the tables in `PROTOCOLS`.
     config.eval.method = ""  # NMS: 'hard', or 'gaussian' for soft-NMS; '' is the protocol's own.
@@ -154,6 +188,7 @@ def get_config() -> ConfigDict:
 
     config.log_every_steps = 50
     config.checkpoint_every_epochs = 1.0
+    config.checkpoint_every_minutes = 0.0  # Besides; 0 is off.
     config.keep_checkpoints = 2  # Of the last ones; the best is kept beside them.
     config.max_bad_steps = 10  # Non-finite steps in a row that stop the run.
     return config
@@ -200,6 +235,9 @@ def coco(
     config = get_config()
     config.model.name = name
     config.num_epochs = num_epochs
+    config.model.anchor_scale = 0.0
+    config.optim.warm_up_statistics = False
+    config.eval.weights = "averaged"
     set_protocol(config, "published")
     return smoke(config, image_size=smoke_size) if mode == "smoke" else config
 
@@ -220,19 +258,6 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
     return flat
 
 
-def nearest_key(key: str) -> str:
-    """The known key most like a misspelt one: by its whole path, or by its last part alone."""
-    keys = list(flatten(get_config()))
-    # Of two with the same last part, the first: 'batch_size', not 'eval.batch_size'.
-    by_last_part = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
-    last = key.rsplit(".", 1)[-1]
-    if last in by_last_part:
-        return by_last_part[last]
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
-    close_last = difflib.get_close_matches(last, by_last_part, n=1, cutoff=0.75)
-    return by_last_part[close_last[0]] if close_last else close[0]
-
-
 def validate(config: ConfigDict):
     """Catches what can be seen before any work is done.
 
@@ -247,7 +272,7 @@ def validate(config: ConfigDict):
     for key, least in _AT_LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"--config.{key}={flat[key]} must be at least {least}")
-    if config.num_steps == 0 and config.num_epochs <= 0:
+    if config.num_steps == 0 and config.num_epochs <= 0 and config.num_epochs != OPEN["num_epochs"]:
         raise ConfigError(
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"

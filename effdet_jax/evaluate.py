@@ -5,6 +5,9 @@ python -m effdet_jax.evaluate --checkpoint=runs/shapes
 The data is the validation split the run was configured with, unless --config names another.
 """
 
+import contextlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +17,21 @@ from ml_collections import ConfigDict
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
 from effdet_jax.cli import define_config_flag, define_process_flags, run
-from effdet_jax.data.example import DataError
+from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.subset import spread
 from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.distributed.processes import connected
 from effdet_jax.evaluation.coco import write_results
+from effdet_jax.evaluation.diagnosis import (
+    NUM_TRAIN_IMAGES,
+    Circumstances,
+    diagnose,
+    needs_diagnosis,
+)
+from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
+from effdet_jax.run.memory import memory_explained
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -65,7 +77,7 @@ def main(
 ) -> int:
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
-        config = config or stored_config(checkpoint)
+        config = config or stored_config(checkpoint, data_dir)
         if data_dir:
             config.data.dir = data_dir
         if protocol:
@@ -81,21 +93,56 @@ def main(
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
-        result = evaluator(jax.device_get(variables))
-        for image in result.unreadable:
-            print(f"warning: {image} can't be read and counts as without detections")
-        print(f"{result.metrics.num_images} images, {len(result.results)} detections")
-        print("\n".join(result.metrics.lines()))
+        variables = jax.device_get(variables)
+        smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
+        with memory_explained(lambda: [smaller]):
+            result = evaluator(variables)
+        print("\n".join(result_lines(result)))
+        if needs_diagnosis(result.metrics.summary["AP"]):
+            print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
         if output and jax.process_index() == 0:
             write_results(output, result.results)
         return 0
 
 
-def stored_config(checkpoint: str) -> ConfigDict:
+def result_lines(result: Evaluation) -> list[str]:
+    """To print: images that couldn't be read, counts, metrics."""
+    return [
+        *(
+            f"warning: {image} can't be read and counts as without detections"
+            for image in result.unreadable
+        ),
+        f"{result.metrics.num_images} images, {len(result.results)} detections",
+        *result.metrics.lines(),
+    ]
+
+
+def why_so_low(
+    experiment: Experiment,
+    evaluator: Callable[..., Evaluation],
+    variables: Any,
+    result: Evaluation,
+    source: Source,
+    split: str,
+) -> list[str]:
+    """The lines of `diagnose` for a result on `split`; looks at training images, too, where it can."""
+    train = None
+    if split != "train":
+        with contextlib.suppress(DataError):  # They needn't be here.
+            train = evaluator(variables, spread(experiment.train_source, NUM_TRAIN_IMAGES))
+    known = Circumstances(score_threshold=experiment.detect_options["score_threshold"])
+    return diagnose(result, source, known, train)
+
+
+def stored_config(checkpoint: str, data_dir: str = "") -> ConfigDict:
     """The configuration that a checkpoint was trained with.
+
+    Args:
+      data_dir: another data folder than the run's.
 
     Raises:
       ConfigError: it is no training run; the message says what to type.
+      DataError: its data folder isn't there, and no other is given.
     """
     try:
         checkpoints = find_checkpoint(checkpoint)
@@ -106,7 +153,14 @@ def stored_config(checkpoint: str) -> ConfigDict:
         ) from error
     stored = checkpoints.metadata().config
     checkpoints.close()
-    return configs.from_plain(stored)
+    config = configs.from_plain(stored)
+    folder = config.data.dir
+    if folder and not data_dir and not os.path.isdir(os.path.expanduser(folder)):
+        raise DataError(
+            f"the run's data folder '{folder}' isn't there, seen from {os.getcwd()}: "
+            "--data_dir=FOLDER"
+        )
+    return config
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,105 +10,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import Checkpoints, Metadata
-from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
-from effdet_jax.data.augment import check_ops
-from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.example import Source
 from effdet_jax.data.pipeline import Batch, train_batches
 from effdet_jax.data.sample import AugmentSettings
-from effdet_jax.data.source import open_source
+from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.detection.objective import Objective, create_objective
-from effdet_jax.distributed.mesh import create_mesh, process_share
+from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
-from effdet_jax.model.detector import Detector, check_spec
-from effdet_jax.model.initialize import parameter_masks
+from effdet_jax.experiment_data import ExperimentData, create_spec
+from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.run.banner import banner_lines
+from effdet_jax.run.best import Best, evaluations_after
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.monitor import Monitor
+from effdet_jax.run.save_clock import SaveClock
 from effdet_jax.run.schedule import Schedule
-from effdet_jax.spec import ModelSpec, model_spec
+from effdet_jax.spec import ModelSpec
+from effdet_jax.training.freeze import frozen_modules, frozen_parameters
 from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from effdet_jax.training.state import TrainState
+from effdet_jax.training.statistics import statistics_momentum
 from effdet_jax.training.step import Step, create_train_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Experiment:
+class Experiment(ExperimentData):
     """What a config describes. Every part is made when it is first asked for, once.
 
     Nothing else reads a `ConfigDict`: what is made here takes plain arguments. Any part raises
     `ConfigError` if the config doesn't allow it, and those made of data `DataError`.
-
-    Attributes:
-      config: all knobs, valid; a copy of its own.
-      devices: to compute on; all there are if None.
-      given_class_names, given_num_examples: if the training data isn't to be asked.
     """
 
-    config: ConfigDict
-    devices: Sequence[jax.Device] | None = None
-    given_class_names: ClassNames | None = None
-    given_num_examples: int | None = None
-
-    @classmethod
-    def from_config(
-        cls,
-        config: ConfigDict,
-        *,
-        devices: Sequence[jax.Device] | None = None,
-        class_names: ClassNames | None = None,
-        num_examples: int | None = None,
-    ) -> "Experiment":
-        """The experiment of a config; it opens nothing and starts no device.
-
-        Args:
-          config: from `config.get_config` or a file in `configs/`.
-          devices: to compute on instead of all.
-          class_names, num_examples: instead of the training data's, for what needs no data.
-
-        Raises:
-          ConfigError, AugmentError: a knob has an impossible value.
-        """
-        configs.validate(config)
-        check_ops(config.augment.ops)
-        return cls(config.copy_and_resolve_references(), devices, class_names, num_examples)
-
-    # Data.
-
-    def open_source(self, split: str) -> Source:
-        """The images and boxes of 'train' or 'val', opened anew.
-
-        Raises:
-          DataError: they can't be used; the message names the file and what to do.
-        """
-        data = self.config.data
-        return open_source(data.source, split, data.to_dict())
-
-    @functools.cached_property
-    def train_source(self) -> Source:
-        """The training data."""
-        return self.open_source("train")
-
-    @functools.cached_property
-    def val_source(self) -> Source:
-        """The validation data.
-
-        Raises:
-          DataError: its classes aren't those of the training data.
-        """
-        source = self.open_source("val")
-        if different := self.class_names.difference(source.class_names):
-            raise DataError(f"training and validation data differ in their classes: {different}")
-        return source
-
-    @functools.cached_property
-    def class_names(self) -> ClassNames:
-        """Those given, or those of the training data."""
-        return self.given_class_names or self.train_source.class_names
+    # Training data on its way.
 
     @functools.cached_property
     def augment_settings(self) -> AugmentSettings:
@@ -122,7 +60,8 @@ class Experiment:
             self.train_source,
             self.augment_settings,
             batch_size=self.batch_size,
-            max_boxes=self.config.data.max_boxes,
+            max_boxes=self.data_fit.max_boxes,
+            repeats=self.data_fit.repeats,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,
@@ -150,21 +89,14 @@ class Experiment:
     @functools.cached_property
     def spec(self) -> ModelSpec:
         """The variant by name, and what the config changes."""
-        # Knobs are fields of a spec, '' and 0 the model's own; but for these three.
-        knobs, others = self.config.model, ("name", "image_size", "drop_connect")
-        changes: dict[str, Any] = {
-            name: value for name, value in knobs.items() if value and name not in others
-        }
-        if knobs.image_size:
-            changes["image_size"] = configs.parse_size(knobs.image_size)
-        if knobs.drop_connect >= 0:
-            changes["survival_probability"] = 1.0 - knobs.drop_connect
-        try:
-            spec = model_spec(knobs.name, num_classes=len(self.class_names), **changes)
-            check_spec(spec)
-        except ValueError as error:
-            raise ConfigError(f"config.model: {error}") from error
-        return spec
+        # Where no data is to be opened, anchors that it would decide are the model's own.
+        knobs = self.asked.model if self.given_class_names else self.config.model
+        return create_spec(knobs, len(self.class_names))
+
+    @functools.cached_property
+    def anchor_fit(self) -> AnchorFit | None:
+        """How the training data's boxes and the model's anchors go together; None for no boxes."""
+        return self.data_fit.fit_anchors(self.spec)
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -181,13 +113,10 @@ class Experiment:
         Raises:
           ConfigError: its image can't be split as the mesh asks; the message says what could.
         """
-        rows, shards = self.spec.image_size[0], self.config.mesh.spatial
-        if rows % shards:
-            raise ConfigError(
-                f"{rows} image rows don't divide by mesh.spatial {shards}; use an image size that "
-                f"does (--config.model.image_size={-(-rows // shards) * shards}"
-                f"x{self.spec.image_size[1]}) or --config.mesh.spatial=1"
-            )
+        try:
+            check_rows(self.spec.image_size, self.config.mesh.spatial)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return Detector(self.spec, self.class_names, self.dtype, self.config.remat)
 
     # Training.
@@ -199,8 +128,21 @@ class Experiment:
 
     @property
     def keep_checkpoints(self) -> int:
-        """How many of the last checkpoints stay."""
-        return self.config.keep_checkpoints
+        """How many of the last checkpoints stay: where training diverges, an earlier one is needed."""
+        return max(self.config.keep_checkpoints, 2)
+
+    def create_best(self, checkpoints: Checkpoints, metrics_path: str, step: int) -> Best:
+        """The best evaluation of the run so far, from its best checkpoint; `step` steps are done."""
+        options = {"criterion": self.config.eval.criterion, "patience": self.config.eval.patience}
+        if checkpoints.latest_step is None:
+            return Best(**options, since=evaluations_after(metrics_path, 0, step))
+        saved = checkpoints.metadata()
+        since = evaluations_after(metrics_path, saved.step, step)
+        return Best(**options, metrics=saved.metrics, step=saved.step, since=since)
+
+    def create_save_clock(self) -> SaveClock:
+        """Checkpoints by minutes."""
+        return SaveClock(self.config.checkpoint_every_minutes)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -210,9 +152,8 @@ class Experiment:
           ConfigError: nothing would happen at all.
         """
         config = self.config
-        num_examples = self.given_num_examples or len(self.train_source)
-        schedule = Schedule.from_epochs(
-            num_examples,
+        return Schedule.from_epochs(
+            self.given_num_examples or len(self.train_source),
             config.batch_size,
             num_epochs=config.num_epochs,
             num_steps=config.num_steps,
@@ -222,12 +163,6 @@ class Experiment:
             save_every_epochs=config.checkpoint_every_epochs,
             log_every_steps=config.log_every_steps,
         )
-        if schedule.total_steps < 1:
-            raise ConfigError(
-                f"{config.num_epochs} epochs of {num_examples} images in batches of "
-                f"{config.batch_size} are zero steps; train longer or with smaller batches"
-            )
-        return schedule
 
     @property
     def peak_learning_rate(self) -> float:
@@ -247,12 +182,28 @@ class Experiment:
         )
 
     @functools.cached_property
+    def frozen(self) -> frozenset[Path]:
+        """The modules that don't learn.
+
+        Raises:
+          ConfigError: a pattern matches none.
+        """
+        patterns = [pattern.strip() for pattern in self.config.freeze.split(",") if pattern.strip()]
+        norms = {"frozen": [""], "frozen_backbone": ["backbone"]}.get(self.config.bn, [])
+        try:
+            return frozen_modules(self.model, patterns, norms)
+        except ValueError as error:
+            raise ConfigError(f"--config.freeze={self.config.freeze}: {error}") from error
+
+    @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The rule of updates, without the learning rate."""
-        optim = self.config.optim
+        optim, masks = self.config.optim, parameter_masks(self.model)
+        fixed = frozen_parameters(self.model, self.frozen)
+        decayed = jax.tree.map(lambda decays, fix: decays and not fix, masks["decayed"], fixed)
         return create_optimizer(
             optim.name,
-            **parameter_masks(self.model),
+            **{**masks, "decayed": decayed},
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             clip_norm=optim.clip_norm,
@@ -261,7 +212,8 @@ class Experiment:
     @functools.cached_property
     def objective(self) -> Objective:
         """Targets, loss and decoding of the model's heads."""
-        return create_objective(self.spec, dict(self.config.loss))
+        class_weights = self.data_fit.class_weights
+        return create_objective(self.spec, {**self.config.loss, "class_weights": class_weights})
 
     @functools.cached_property
     def step(self) -> Step:
@@ -275,6 +227,10 @@ class Experiment:
             seed=self.config.seed,
             ema=self.config.optim.ema_decay,
             microbatches=self.config.microbatches,
+            momentum=(
+                statistics_momentum(self.model) if self.config.optim.warm_up_statistics else None
+            ),
+            frozen=self.frozen,
         )
 
     @functools.cached_property
@@ -303,6 +259,7 @@ class Experiment:
             steps_per_epoch=self.schedule.steps_per_epoch,
             total_steps=self.schedule.total_steps,
             max_bad_steps=self.config.max_bad_steps,
+            learning_rate=self.config.optim.learning_rate,
             describe=self.train_source.describe,
         )
 
@@ -317,14 +274,21 @@ class Experiment:
             batch_size=self.batch_size,
             microbatches=self.config.microbatches,
             peak_learning_rate=self.peak_learning_rate,
-        )
+            decisions=self.decisions,
+        ) + self.data_fit.lines(self.anchor_fit)
 
     # Evaluation.
+
+    def evaluated_variables(self, state: TrainState) -> dict[str, Any]:
+        """{'averaged': …, 'raw': …}: those of a state's weights that the config evaluates."""
+        both = {"averaged": state.ema, "raw": state.variables}
+        asked = self.config.eval.weights if self.config.optim.ema_decay else "raw"
+        return both if asked == "both" else {asked: both[asked]}
 
     @property
     def detect_options(self) -> dict[str, Any]:
         """Keywords of `postprocess.detect`: the protocol's, but for the knobs that are set."""
-        chosen, unset = self.config.eval, configs.get_config().eval
+        chosen, unset = self.asked.eval, configs.get_config().eval
         return {
             knob: chosen[knob] if chosen[knob] != unset[knob] else protocols_own
             for knob, protocols_own in configs.PROTOCOLS[chosen.protocol].items()
@@ -332,12 +296,12 @@ class Experiment:
 
     def create_evaluator(
         self, model: Detector, source: Source, mesh: Mesh
-    ) -> Callable[[Any], Evaluation]:
+    ) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of any model on any source, by this config's protocol."""
-        batch_size = self.config.eval.batch_size or self.batch_size
+        batch_size = self.asked.eval.batch_size or self.batch_size
         return create_evaluator(model, source, mesh, batch_size=batch_size, **self.detect_options)
 
     @functools.cached_property
-    def evaluator(self) -> Callable[[Any], Evaluation]:
+    def evaluator(self) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of this model on the validation data, compiled once."""
         return self.create_evaluator(self.model, self.val_source, self.mesh)

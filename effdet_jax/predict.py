@@ -7,9 +7,10 @@ and file names; `found/NAME.jpg` the picture.
 """
 
 import glob
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from effdet_jax.evaluation.coco import coco_results, write_results
 from effdet_jax.inference.load import load
 from effdet_jax.inference.predictor import Predictor
 from effdet_jax.inference.render import render
+from effdet_jax.run.memory import memory_explained
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -57,30 +59,57 @@ def main(
 ) -> int:
     files = find_images(images)
     model, variables = load(checkpoint, dtype=dtype)
-    predictor = Predictor(
-        model,
-        variables,
-        batch_size=min(batch_size, len(files)),
-        score_threshold=score_threshold,
-    )
-    rows, broken = [], 0
+    # Whatever its score: where nothing reaches the threshold, the best score is told.
+    predictor = Predictor(model, variables, batch_size=min(batch_size, len(files)))
+    rows, best_scores, broken = [], {}, 0
     for start in range(0, len(files), batch_size):
         read = dict(_read(files[start : start + batch_size]))
         broken += len(files[start : start + batch_size]) - len(read)
         if not read:
             continue
-        found = predictor(list(read.values()))
+        with memory_explained(lambda: [f"--batch_size={max(batch_size // 2, 1)} takes about half"]):
+            found = predictor(list(read.values()))
         for number, (name, image) in enumerate(read.items()):
-            some = _rows(name, found[number], model.class_names)
-            print(f"{name}: {len(some)} detections", flush=True)
+            one = found[number]
+            some = _rows(name, above(one, score_threshold), model.class_names)
+            best_scores[name] = float(np.max(one.scores, initial=0.0, where=one.valid))
+            but = "" if some else f"; the best score was {best_scores[name]:.2g}"
+            print(f"{name}: {len(some)} detections{but}", flush=True)
             rows += some
             if pictures:
-                picture = render(
-                    image, found[number], model.class_names, score_threshold=score_threshold
-                )
+                picture = render(image, one, model.class_names, score_threshold=score_threshold)
                 _save_picture(picture, output, name)
     write_results(os.path.join(output, "detections.json"), rows)
+    if best_scores and not rows:
+        print(_nothing_found(best_scores, score_threshold))
     return 1 if broken else 0
+
+
+def above(found: Detections, score_threshold: float) -> Detections:
+    """The detections with at least that score; the others are padding."""
+    return found.replace(valid=found.valid & (found.scores >= score_threshold))
+
+
+def lower_threshold(best: float) -> float:
+    """A round threshold, 1, 2 or 5 times a power of ten, well below a best score above 0."""
+    power = 10.0 ** math.floor(math.log10(0.7 * best))
+    digit = max(digit for digit in (1, 2, 5) if digit * power <= 0.7 * best)
+    return float(f"{digit * power:.1g}")
+
+
+def _nothing_found(best_scores: Mapping[str, float], score_threshold: float) -> str:
+    """What to type where no image has a detection."""
+    name, best = max(best_scores.items(), key=lambda item: item[1])
+    told = f"nothing is above --score_threshold={score_threshold:g} on {len(best_scores)} images; "
+    if best <= 0:
+        return told + "there is no candidate at all: the weights may not be numbers"
+    told += f"the best score was {best:.2g} ({name}): --score_threshold={lower_threshold(best):g}"
+    if best < 0.01:
+        told += (
+            ". So low a score means that little was learned; python -m effdet_jax.evaluate "
+            "--checkpoint=… says why"
+        )
+    return told
 
 
 def _rows(name: str, found: Detections, class_names: ClassNames) -> list[dict[str, Any]]:

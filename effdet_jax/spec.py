@@ -226,6 +226,10 @@ MODELS = tuple(
 )
 
 
+# Beyond it nothing fits any device: 1287 channels, images of 1792 px.
+LARGEST_PHI = 10
+
+
 def list_models() -> tuple[str, ...]:
     """Names of the released family; `model_spec` takes any other φ as well."""
     return MODELS
@@ -246,6 +250,12 @@ def model_spec(name: str, **changes: Any) -> ModelSpec:
         raise ValueError(
             f"unknown model '{name}'; there are {', '.join(MODELS)}, and any other compound "
             "coefficient as in 'efficientdet-d2.5'"
+        )
+    if float(found[2]) > LARGEST_PHI:
+        raise ValueError(
+            f"'{name}' is {found[2]} times scaled up: its width alone would be "
+            f"{64 * 1.35 ** float(found[2]):.2g} channels; there are {', '.join(MODELS)}, and any "
+            f"other compound coefficient up to {LARGEST_PHI}"
         )
     lite = found[1] == "lite"
     fields = {"name": name, **equations(float(found[2]), lite=lite)}

@@ -7,24 +7,32 @@ The same command again goes on from the last checkpoint. SIGTERM and Ctrl-C save
 
 import dataclasses
 import itertools
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax import cli
+from effdet_jax import advice, cli
 from effdet_jax.checkpoint import Checkpoints
 from effdet_jax.compilation import release_memory
+from effdet_jax.config import ConfigError
 from effdet_jax.data.pipeline import Batch
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.distributed.processes import connected, wait_for_all
+from effdet_jax.evaluation.diagnosis import needs_diagnosis
+from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
+from effdet_jax.run.best import Best
+from effdet_jax.run.divergence import going_back
 from effdet_jax.run.initialize import checkpoint_parts
+from effdet_jax.run.memory import memory_explained
 from effdet_jax.run.metrics import MetricWriter
-from effdet_jax.run.monitor import format_duration
+from effdet_jax.run.monitor import Monitor, format_duration
 from effdet_jax.run.pictures import Pictures
 from effdet_jax.run.stop import StopSignal
 from effdet_jax.run.workdir import Workdir
@@ -35,17 +43,39 @@ from effdet_jax.training.step import Step
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "config": cli.define_config_flag(required=True),
-        "workdir": flags.DEFINE_string(
-            "workdir", None, "folder of the run: checkpoints, logs", required=True
+        "workdir": flags.DEFINE_string("workdir", "", "folder of the run: checkpoints, logs"),
+        "overfit": flags.DEFINE_integer(
+            "overfit",
+            0,
+            "proves set-up and data: trains on so many images, 8 say, until they are known by heart",
+            lower_bound=0,
         ),
         **cli.define_process_flags(),
     }
 
 
-def main(config: ConfigDict, workdir: str, **processes: Any) -> int:
+def main(config: ConfigDict, workdir: str, overfit: int, **processes: Any) -> int:
+    if bool(workdir) == bool(overfit):
+        raise ConfigError(
+            "--overfit keeps nothing: leave --workdir out"
+            if workdir
+            else "no folder is given for the run: --workdir=runs/mine"
+        )
     with connected(**processes):
+        if overfit:
+            return try_overfitting(config, overfit)
         train(config, workdir)
     return 0
+
+
+def try_overfitting(config: ConfigDict, count: int) -> int:
+    """Trains on `count` images in a folder that is gone afterwards; says what came of it."""
+    if jax.process_count() > 1:
+        raise ConfigError("--overfit is for one process")
+    with tempfile.TemporaryDirectory() as workdir:
+        metrics = train(advice.overfit_config(config, count), workdir)
+    print(advice.overfit_verdict(metrics, count))
+    return 0 if advice.is_learned(metrics) else 1
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -55,12 +85,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       ConfigError, DataError, CheckpointError: what is wrong and what to type instead.
       TrainingError: too many steps in a row were no finite numbers.
       WorkdirError: it can't be written, or another training writes there.
+      DeviceMemoryError: a step needs more memory than there is.
     """
     started = time.time()
-    experiment, folder = Experiment.from_config(config), Workdir(workdir)
+    folder = Workdir(workdir)
+    experiment = Experiment.from_config(config, earlier=folder.read_config())
     lines = experiment.banner_lines()  # Opens the data; what can't be is refused here.
     total_steps = experiment.schedule.total_steps
     with (
+        memory_explained(lambda: advice.what_fits(experiment)),
         folder.lock(),
         closing(Checkpoints(folder.last, experiment.keep_checkpoints)) as last,
         closing(Checkpoints(folder.best)) as best,
@@ -68,13 +101,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         print("\n".join(lines), flush=True)
         state = experiment.load_or_create_state(last)
         start_step = int(state.step)
-        if start_step >= total_steps:
-            print(f"nothing to do: '{folder}' has trained {start_step} of {total_steps} steps")
+        record = experiment.create_best(best, folder.metrics, start_step)
+        if start_step >= total_steps or record.exhausted:
+            why = f"; {record}" if record.exhausted else ""
+            print(f"nothing to do: '{folder}' has trained {start_step} of {total_steps} steps{why}")
             return dict(last.metadata().metrics)
         folder.write_config(experiment.metadata.config)
         with closing(MetricWriter(folder, start_step)) as writer:
             pictures = Pictures(folder, writer, experiment.val_source)
-            metrics = fit(experiment, state, last, best, writer, pictures)
+            metrics = fit(experiment, state, last, best, record, writer, pictures)
     print(f"done in {format_duration(time.time() - started)}: {folder}", flush=True)
     return metrics
 
@@ -84,36 +119,40 @@ def fit(
     state: TrainState,
     last: Checkpoints,
     best: Checkpoints,
+    record: Best,
     writer: MetricWriter,
     pictures: Pictures,
 ) -> dict[str, float]:
     """Trains from `state` to the end of the schedule; returns the newest evaluation's metrics."""
     schedule, mesh, start_step = experiment.schedule, experiment.mesh, int(state.step)
     metrics = {} if last.latest_step is None else dict(last.metadata().metrics)
-    best_ap = -1.0 if best.latest_step is None else best.metadata().metrics["eval/AP"]
     step, batches = prepare(experiment, state, pictures)
-    monitor = experiment.create_monitor()
-
-    with StopSignal() as stop:
+    monitor, clock = experiment.create_monitor(), experiment.create_save_clock()
+    with StopSignal() as stop, going_back(last, monitor, start_step):
         for number in range(start_step + 1, schedule.total_steps + 1):
             batch = monitor.next_batch(batches)
             state, step_metrics = step(state, place_batch(batch, mesh))
             monitor.add(number, batch, step_metrics)
-            if schedule.logs_after(number):
+            logs = schedule.logs_after(number)
+            if logs:
                 writer.scalars(number, monitor.finish_interval(number))
             with monitor.paused():
                 if schedule.evaluates_after(number):
                     monitor.settle()
-                    metrics = evaluate(experiment, number, state, writer, pictures)
-                    if metrics["eval/AP"] > best_ap:
-                        best_ap = metrics["eval/AP"]
-                        save(best, experiment, number, state, metrics)
-                stopping = stop.requested(number)
-                if schedule.saves_after(number) or stopping:
+                    results = evaluate(experiment, number, state)
+                    metrics, better = report(
+                        experiment, number, results, monitor, record, writer, pictures
+                    )
+                    if record.add(number, metrics):
+                        save(best, experiment, number, state.replace(ema=better), metrics)
+                stopping = stop.requested(number) or record.exhausted
+                if schedule.saves_after(number) or stopping or clock.due(agreed=logs):
                     monitor.settle()
-                    save(last, experiment, number, state, metrics)
+                    if stopping or not monitor.in_trouble:
+                        save(last, experiment, number, state, metrics)
+                        clock.reset()
             if stopping:
-                print(f"stopped after step {number}; the same command goes on from there")
+                print(f"stopped after step {number}{record.ending}")
                 break
     return metrics
 
@@ -136,24 +175,53 @@ def prepare(
 
 
 def evaluate(
+    experiment: Experiment, number: int, state: TrainState
+) -> dict[str, tuple[Evaluation, Any]]:
+    """{'averaged': (evaluation, variables), 'raw': …} after step `number`; says how long it took."""
+    started = time.time()
+    results = {
+        name: (experiment.evaluator(variables), variables)
+        for name, variables in experiment.evaluated_variables(state).items()
+    }
+    print(f"evaluation after step {number}, {format_duration(time.time() - started)}", end=", ")
+    return results
+
+
+def report(
     experiment: Experiment,
     number: int,
-    state: TrainState,
+    results: Mapping[str, tuple[Evaluation, Any]],
+    monitor: Monitor,
+    record: Best,
     writer: MetricWriter,
     pictures: Pictures,
-) -> dict[str, float]:
-    """Evaluates the moving averages after step `number`; writes numbers and pictures."""
-    started = time.time()
-    result = experiment.evaluator(state.ema)
-    print(f"evaluation after step {number}, {format_duration(time.time() - started)}:")
+) -> tuple[dict[str, float], Any]:
+    """Prints and writes numbers and pictures of an evaluation, and why its AP is low if it is.
+
+    Returns:
+      The metrics of the better weights, with the AP of both, and those variables.
+    """
+    aps = {name: result.metrics.summary["AP"] for name, (result, _) in results.items()}
+    chosen = max(aps, key=aps.get)
+    result, variables = results[chosen]
+    print(
+        "AP "
+        + ", ".join(f"{ap:.3f} {name}" for name, ap in aps.items())
+        + (f"; the {chosen} weights:" if len(aps) > 1 else " weights:")
+    )
     print("  " + "\n  ".join(result.metrics.lines()), flush=True)
     for image in result.unreadable:
         print(f"warning: {image} can't be read and counts as without detections")
+    if needs_diagnosis(aps[chosen], record.ap):
+        state = {"step": number, "monitor": monitor, "best_ap": record.ap, "aps": aps}
+        lines = advice.why_so_low(experiment, result, variables, **state)
+        print("  " + "\n  ".join(lines), flush=True)
     metrics = {f"eval/{name}": value for name, value in result.metrics.summary.items()}
+    metrics |= {f"eval/{name}/AP": ap for name, ap in aps.items()}
     classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
     writer.scalars(number, metrics | classes)
     pictures.write_detections(number, result.first)
-    return metrics
+    return metrics, variables
 
 
 def save(

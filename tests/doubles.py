@@ -63,6 +63,34 @@ class Numbers:
         return (self[index].truth for index in range(self._count))
 
 
+class Truths:
+    """Images of one size from rows of (yxyx box, class index, crowd, area), counted as files are."""
+
+    def __init__(self, images, names=("cat", "dog"), size=(100, 200), endless=False):
+        self.class_names, self.endless = ClassNames.from_names(names), endless
+        self._images, self._size = images, size
+        self.report = DataReport()
+        self.report.boxes = 0 if endless else sum(len(rows) for rows in images)
+
+    def __len__(self):
+        return len(self._images)
+
+    def __getitem__(self, index):
+        truth = make_truth(index, self._size, self._images[index % len(self)])
+        return Example(np.zeros((*self._size, 3), np.uint8), truth)
+
+    def describe(self, index):
+        return f"image {index}"
+
+    def ground_truth(self):
+        return (self[index].truth for index in range(len(self)))
+
+
+def row(label, box=(0.0, 0.0, 10.0, 10.0), *, crowd=False):
+    """A row of `Truths`."""
+    return (box, label, crowd, 100.0)
+
+
 def make_folder(root: pathlib.Path, **changes):
     """A sound data set of 3 images of 40×30 with a box each; `changes` replace top-level keys."""
     (root / "images").mkdir(exist_ok=True)

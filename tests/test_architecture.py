@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
     {"errors", "classes", "compilation", "libtpu"},
-    {"distributed", "config", "files"},
+    {"distributed", "config", "files", "synonyms"},
     {"kernels"},
     {"ops"},
     {"data", "spec", "layers"},
@@ -21,9 +21,12 @@ FLOORS = (
     {"convert"},
     {"inference", "training"},
     {"evaluation", "export"},
-    {"run"},
+    {"run", "knobs"},
+    {"experiment_data"},
     {"cli", "experiment", "__main__"},
-    {"train", "evaluate", "predict", "summary", "plan", "plan.__main__", "convert.__main__"}
+    {"plan"},
+    {"advice"},
+    {"train", "evaluate", "predict", "summary", "plan.__main__", "convert.__main__"}
     | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
 )
@@ -68,8 +71,8 @@ def test_every_room_has_a_floor():
 
 
 # Who may read a config: the knobs, the flags, the one maker of objects, and the commands.
-READS_CONFIG = {"config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
-READS_CONFIG |= {"plan", "plan.__main__", "benchmark", "benchmark.__main__"}
+READS_CONFIG = {"advice", "config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
+READS_CONFIG |= {"experiment_data", "plan", "plan.__main__", "benchmark", "benchmark.__main__"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,35 @@ def test_arrays_that_are_donated_while_they_are_written_are_saved_as_they_were(t
             tmp_path / "c" / str(step), {"train": on_one_device(state)}
         )
         np.testing.assert_array_equal(loaded["train"]["w"], np.full((400, 5000), 4 * step - 3.0))
+
+
+def test_checkpoints_can_be_listed_and_deleted(tmp_path):
+    checkpoints = Checkpoints(tmp_path / LAST, keep=9)
+    for step in (1, 2, 3):
+        checkpoints.save(at(step), ONE, ONE)
+    assert checkpoints.steps == [1, 2, 3] and checkpoints.workdir == str(tmp_path)
+    checkpoints.delete([2, 3])
+    assert checkpoints.steps == [1]
+    checkpoints.close()
+    assert Checkpoints(tmp_path / LAST).latest_step == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError('RESOURCE_EXHAUSTED: Error writing "x": No space left on device'),
+        ExceptionGroup("saving", [ValueError("one"), OSError(errno.ENOSPC, "No space left")]),
+    ],
+)
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(tmp_path / LAST)
+    monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", fails)
+    with pytest.raises(CheckpointError, match=r"no space left for a checkpoint in .* MB are free"):
+        checkpoints.save(at(1), ONE, ONE)
 
 
 def test_the_best_is_preferred_then_the_last_then_the_folder_itself(tmp_path):

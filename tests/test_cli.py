@@ -45,7 +45,15 @@ def run(*arguments, cwd=ROOT):
         (["--config=configs/d0.py", "--config.batch_size=big", "--workdir=x"], "big"),
         (["--config=configs/d0.py"], "workdir"),
         (["--config=configs/d0.py", "--workdir=x", "stray"], "unexpected arguments: stray"),
-        (["--config=configs/d0.py", "--worksdir=x"], "Unknown command line flag 'worksdir'"),
+        (["--config=d0", "--worksdir=x"], "unknown flag --worksdir. Did you mean --workdir?"),
+        (["--config=d0", "--workdir=x", "--batch-size=4"], "Did you mean --config.batch_size?"),
+        (["--config=d0", "--workdir=x", "--resume"], "--resume. There is none: the same command"),
+        (
+            ["--config=d0", "--workdir=x", "epochs=5"],
+            "unexpected arguments: epochs=5. Here it is --config.num_epochs=…",
+        ),
+        (["--config=d0", "--config.num_classes=3", "--workdir=x"], "number come from the data"),
+        (["--config=d0", "--config.batch_size=auto", "--workdir=x"], "effdet_jax.plan --config=…"),
     ],
 )
 def test_mistyped_commands(arguments, message):
@@ -62,6 +70,12 @@ def test_predict_without_images_or_checkpoint(tmp_path):
     assert status == 2 and "holds no checkpoint" in error
     status, error = run("effdet_jax.predict", "nothing*.jpg", f"--checkpoint={tmp_path}")
     assert status == 2 and "no image 'nothing*.jpg'" in error
+
+
+def test_a_flag_of_a_config_needs_one(tmp_path):
+    status, error = run("effdet_jax.evaluate", f"--checkpoint={tmp_path}", "--config.data.dir=x")
+    assert status == 2 and "unknown flag --config.data.dir. It needs --config=NAME, too" in error
+    assert error.endswith("another data folder is --data_dir=FOLDER")
 
 
 def test_configs_have_names_and_files(tmp_path, monkeypatch):
@@ -103,3 +117,17 @@ def test_help_has_the_flags_of_every_command():
     )
     for name in ("--import", "--config", "--checkpoint"):
         assert f"\n  {name}:" in done.stdout
+    assert "\n  --config.num_epochs=300.0\n" in done.stdout and done.returncode == 0
+
+
+def test_a_terminal_that_cannot_print_a_sign_prints_another(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "effdet_jax.summary", "--config=d0"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "512?512" in done.stdout

@@ -39,7 +39,7 @@ def evaluated(monkeypatch):
 
     def create_evaluator(model, source, mesh, **options):
         asked.append((model, options))
-        return lambda variables: Evaluation(
+        return lambda variables, other=None: Evaluation(
             CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 0), [], [], {}
         )
 
@@ -80,6 +80,33 @@ def test_data_of_other_classes_is_refused(workdir, tmp_path):
     message = r"differ in their classes: 6 classes \(circle, rectangle, triangle, star, …\)"
     with pytest.raises(DataError, match=message):
         evaluate.main(**FLAGS | {"checkpoint": workdir, "config": config, "split": "train"})
+
+
+def test_a_data_folder_of_the_run_that_is_not_here(tmp_path):
+    metadata = Metadata(tiny_spec(), ClassNames(("a", "b"), (1, 2)), plain(tiny_config()))
+    metadata.config["data"]["dir"] = "somewhere"
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(metadata, {"nothing": jnp.zeros(1)}, {"nothing": jnp.zeros(1)})
+    checkpoints.close()
+    with pytest.raises(DataError, match="data folder 'somewhere' isn't there.*: --data_dir=FOLDER"):
+        evaluate.stored_config(str(tmp_path))
+    assert evaluate.stored_config(str(tmp_path), "elsewhere").data.dir == "somewhere"
+
+
+def test_a_low_ap_is_explained_with_training_images_where_they_are(workdir, evaluated, capsys):
+    evaluate.main(**FLAGS | {"checkpoint": workdir})
+    said = capsys.readouterr().out
+    assert "AP is 0.000. Looked at: 0 detections" in said and "- no score is above 0.001" in said
+    assert "training images" in said
+    evaluate.main(
+        **FLAGS
+        | {
+            "checkpoint": workdir,
+            "split": "train",
+            "config": tiny_config(**{"data.source": "shapes", "data.shapes_train": 8}),
+        }
+    )
+    assert "training images 0" not in capsys.readouterr().out
 
 
 def test_weights_that_are_no_run_do_not_say_which_data_to_use(tmp_path):

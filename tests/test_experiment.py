@@ -82,6 +82,24 @@ def test_batches_go_on_from_any_step_as_the_config_says():
     np.testing.assert_array_equal(resumed["image"], batches[2]["image"])
 
 
+def test_slots_and_repeats_come_from_the_data(tmp_path):
+    make_folder(tmp_path)  # Three images with a cat each.
+    knobs = {"data.dir": str(tmp_path), "batch_size": 8, "model.image_size": "128"}
+    made = Experiment.from_config(changed_config(**knobs, **{"data.balance": 0.5}))
+    assert made.data_fit.max_boxes == 8 and made.data_fit.repeats.tolist() == [1.0] * 3
+    batch = next(made.train_batches())
+    assert batch["boxes"].shape == (8, 8, 4) and batch["ignored"].shape == (8, 16, 16)
+    assert Experiment.from_config(changed_config(**knobs), class_names=COCO).data_fit.source is None
+
+
+def test_anchors_are_fitted_to_the_data(tmp_path):
+    make_folder(tmp_path)  # Boxes of 20×10 in images of 40×30, at 128 px 64×32.
+    knobs = {"data.dir": str(tmp_path), "model.image_size": "128"}
+    fit = Experiment.from_config(changed_config(**knobs)).anchor_fit
+    assert fit.keeps_defaults and fit.unmatched() == 0 and fit.names == ["dog", "cat"]
+    np.testing.assert_allclose(fit.sides, (64 * 32) ** 0.5, rtol=1e-6)
+
+
 # Devices and the model.
 
 
@@ -112,6 +130,15 @@ def test_the_spec_is_the_variants_unless_changed():
     spec = experiment(seven, **changes, **{"model.drop_connect": 0.0}).spec
     assert (spec.image_size, spec.fusion, spec.anchor_scale) == ((128, 256), "sum", 2.0)
     assert spec.survival_probability == 1.0
+    spec = experiment(seven, **{"model.aspects": (4.0, 1.0)}).spec
+    assert spec.aspects == ((2.0, 0.5), (1.0, 1.0)) and spec.anchors_per_cell == 6
+
+
+def test_class_weights_reach_the_loss(tmp_path):
+    make_folder(tmp_path)  # Classes dog (id 2), cat (id 5).
+    knobs = {"data.dir": str(tmp_path), "loss.class_weights": "cat:3"}
+    made = Experiment.from_config(changed_config(**knobs))
+    assert made.objective._loss["class_weights"] == (1.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +147,7 @@ def test_the_spec_is_the_variants_unless_changed():
         ({"model.name": "efficientnet-b0"}, "config.model: unknown model 'efficientnet-b0'"),
         ({"model.image_size": "64x96"}, "config.model: image_size 64×96 can't be"),
         ({"model.fusion": "mean"}, "config.model: .*'mean'"),
+        ({"model.aspects": (1.0, 0.0)}, "config.model: aspects 1, 0 must be above 0"),
     ],
 )
 def test_models_that_cannot_be_are_refused(changes, message):

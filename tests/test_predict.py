@@ -55,6 +55,39 @@ def test_it_computes_as_the_run_evaluated_unless_asked(
     assert (tmp_path / "found" / "detections.json").read_text() == "[]"
 
 
+def test_where_nothing_is_found_the_best_score_and_the_flag_to_type_are_told(
+    tmp_path, monkeypatch, capsys
+):
+    """Best scores 0.08 and 0.02 of two images, one below the other's padding of 0.9."""
+    model = Detector(tiny_spec(), ClassNames(("a", "b"), (1, 2)))
+    scores = np.array([[0.08, 0.01, 0.9], [0.02, 0.01, 0.9]])
+    valid = np.array([[True, True, False]] * 2)
+    boxes, labels = np.zeros((2, 3, 4)), np.zeros((2, 3), int)
+    found = Detections(boxes, scores, labels, valid)
+    monkeypatch.setattr(predict, "load", lambda *_, **__: (model, {}))
+    monkeypatch.setattr(predict, "Predictor", lambda *_, **__: lambda images: found)
+    for name in "ab":
+        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    flags = {"checkpoint": "run", "output": str(tmp_path / "found"), "dtype": None}
+    flags |= {"batch_size": 8, "pictures": False}
+    assert predict.main([str(tmp_path)], score_threshold=0.3, **flags) == 0
+    said = capsys.readouterr().out
+    assert "a.png: 0 detections; the best score was 0.08\n" in said
+    assert "b.png: 0 detections; the best score was 0.02\n" in said
+    assert "nothing is above --score_threshold=0.3 on 2 images; the best score was 0.08 (" in said
+    assert said.endswith("a.png): --score_threshold=0.05\n")
+    assert predict.main([str(tmp_path)], score_threshold=0.05, **flags) == 0
+    said = capsys.readouterr().out
+    assert "a.png: 1 detections\n" in said and "nothing is above" not in said
+
+
+@pytest.mark.parametrize(
+    ("best", "threshold"), [(0.08, 0.05), (0.29, 0.2), (0.012, 0.005), (0.9, 0.5), (2e-4, 1e-4)]
+)
+def test_a_lower_threshold_is_round_and_below_the_best(best, threshold):
+    assert predict.lower_threshold(best) == threshold
+
+
 def test_images_are_files_folders_and_patterns(tmp_path):
     for name in ("b.jpg", "a.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

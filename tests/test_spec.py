@@ -160,6 +160,12 @@ def test_unknown_names_list_the_known_ones(name):
         model_spec(name)
 
 
+def test_a_model_that_fits_nothing_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match=r"'efficientdet-d99' is 99 times scaled up.*up to 10"):
+        model_spec("efficientdet-d99")
+    assert model_spec("efficientdet-d10").pyramid_cells == 13
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

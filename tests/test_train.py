@@ -74,6 +74,9 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
         "compiling  the train step … ",
         "step 12/12  epoch 3.0  loss ",
         "evaluation after step 12",
+        # Why its AP is next to nothing.
+        "  - it is early: 4 steps, 1 of them warm-up",
+        "AP on 16 training images 0.0",
     ):
         assert part in output
     written = rows(workdir)
@@ -97,6 +100,27 @@ def test_the_same_command_again_has_nothing_to_do(run_command, trained):
     workdir, _ = trained
     status, output = run_command("train", *TINY, f"--workdir={workdir}")
     assert status == 0 and "nothing to do: " in output and "has trained 12 of 12 steps" in output
+
+
+def test_a_run_without_better_evaluations_ends_and_has_ended(run_command, tmp_path):
+    """AP stays where it is at a rate of next to nothing: patience 1 ends the run, also again."""
+    flags = ("--config.optim.learning_rate=1e-30", "--config.optim.warmup_init=0.0")
+    flags += ("--config.optim.ema_decay=0.0", "--config.bn=frozen", "--config.eval.patience=1")
+    flags += ("--config.checkpoint_every_minutes=0.0001", f"--workdir={tmp_path / 'run'}")
+    status, output = run_command("train", *TINY, *flags)
+    assert status == 0, output
+    assert "stopped after step 8: no better AP in 1 evaluations (best 0.0" in output
+    status, output = run_command("train", *TINY, *flags)
+    assert status == 0 and "has trained 8 of 12 steps; no better AP in 1 evaluations" in output
+
+
+def test_a_few_images_prove_the_set_up_and_leave_nothing(run_command, tmp_path):
+    status, output = run_command("train", *TINY, "--overfit=4", TMPDIR=str(tmp_path))
+    assert "on 4 images" in output.splitlines()[-1] and "step 100/100" in output
+    assert status == ("set-up and data are right: AP" not in output)
+    assert not list(tmp_path.iterdir())
+    status, output = run_command("train", *TINY, "--overfit=4", f"--workdir={tmp_path}")
+    assert status == 2 and "--overfit keeps nothing: leave --workdir out" in output
 
 
 def test_evaluate_writes_results_with_the_original_ids(run_command, trained, tmp_path):
@@ -183,7 +207,10 @@ def test_killed_and_stopped_and_resumed_is_the_same_as_never_interrupted(
     assert saved.step == done < 12
     # What the newest evaluation gave, before the resume, is still known.
     *_, newest = (row for row in rows(workdir) if "eval/AP" in row)
-    assert saved.metrics == {f"eval/{name}": newest[f"eval/{name}"] for name in METRICS}
+    aps = [newest["eval/averaged/AP"], newest["eval/raw/AP"]]
+    assert saved.metrics["eval/AP"] == max(aps)
+    for name in (*METRICS, "averaged/AP", "raw/AP"):
+        assert saved.metrics[f"eval/{name}"] == newest[f"eval/{name}"]
 
     # And so does the notebook: all code cells, in order.
     cells = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4).cells
@@ -264,6 +291,20 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run_command, train
     assert status == 2 and "Traceback" not in output
     assert "step 1 skipped: loss nan" in output and "Its images: shapes scene 0, shapes" in output
     assert "error: 3 steps in a row, up to step 3" in output and "--config.optim.lear" in output
+    assert output.strip().endswith(" starts anew")
+
+
+@pytest.mark.slow  # `run/test_divergence.py` has the rule.
+def test_after_a_divergence_the_same_command_goes_on_with_a_lower_rate(run_command, tmp_path):
+    flags = (*TINY, "--config.max_bad_steps=2", f"--workdir={tmp_path / 'run'}")
+    status, output = run_command("train", *flags, "--config.num_steps=4")
+    assert status == 0, output
+    wild = ("--config.optim.learning_rate=1e30", "--config.checkpoint_every_epochs=0.25")
+    status, output = run_command("train", *flags, *wild)
+    assert status == 2 and "a quarter of the learning rate: the same command" in output
+    assert output.strip().endswith("goes on from step 4")
+    status, output = run_command("train", *flags, "--config.optim.learning_rate=0.001")
+    assert status == 0 and "resuming   from step 4" in output and "skipped" not in output
 
 
 @pytest.mark.parametrize(
@@ -272,6 +313,7 @@ def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run_command, train
         (("--config.num_epochs=0", "--config.num_steps=0"), "zero steps to train"),
         (("--config.num_epochs=0.01", "--config.num_steps=0"), "are zero steps"),
         (("--config.model.image_size=64x96",), "config.model: image_size 64×96 can't be"),
+        (("--config.data.source=coco",), "no data folder is given: --config.data.dir=FOLDER"),
         (("--config.data.source=coco", "--config.data.dir=nowhere"), "'nowhere' doesn't exist"),
         (("--config.init=nowhere",), "no such file or folder"),
         ((f"--config.init={ROOT}/README.md",), "README.md' isn't of a kind that is read here"),

@@ -56,7 +56,7 @@ def rates(
     source, settings = experiment.train_source, experiment.augment_settings
     options = {
         "batch_size": batch_size,
-        "max_boxes": config.data.max_boxes,
+        "max_boxes": experiment.data_fit.max_boxes,
         "threads": config.data.threads,
     }
     rows = []

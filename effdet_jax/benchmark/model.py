@@ -21,7 +21,6 @@ from effdet_jax.classes import COCO
 from effdet_jax.cli import define_config_flag
 from effdet_jax.compilation import peak_memory
 from effdet_jax.data.pipeline import Batch, train_batches
-from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.data.synthetic import Shapes
 from effdet_jax.distributed.mesh import place_batch, replicate
 from effdet_jax.experiment import Experiment
@@ -71,7 +70,7 @@ def benchmark(
     """
     experiment = _experiment(config, batch_size)
     spec, model = experiment.spec, experiment.model
-    batches = _batches(config, experiment.augment_settings, batch_size)
+    batches = _batches(config, experiment, batch_size)
     variables, batch = initial_variables(model), next(batches)
     rows = []
     for task in tasks:
@@ -105,12 +104,13 @@ def _experiment(config: ConfigDict, batch_size: int) -> Experiment:
     )
 
 
-def _batches(config: ConfigDict, settings: AugmentSettings, batch_size: int) -> Iterator[Batch]:
+def _batches(config: ConfigDict, experiment: Experiment, batch_size: int) -> Iterator[Batch]:
+    settings = experiment.augment_settings
     return train_batches(
         Shapes(settings.image_size, batch_size * 8, endless=True),
         settings,
         batch_size=batch_size,
-        max_boxes=config.data.max_boxes,
+        max_boxes=experiment.data_fit.max_boxes,
         workers=config.data.workers,
         threads=config.data.threads,
     )

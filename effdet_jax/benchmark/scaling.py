@@ -102,13 +102,14 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
 
 
 def _batches(config: ConfigDict, count: int) -> list[Batch]:
-    image_size = Experiment.from_config(config, class_names=COCO).spec.image_size
+    experiment = Experiment.from_config(config, class_names=COCO)
+    image_size = experiment.spec.image_size
     source = Shapes(image_size, config.batch_size * count)
     batches = train_batches(
         source,
         AugmentSettings(image_size),
         batch_size=config.batch_size,
-        max_boxes=config.data.max_boxes,
+        max_boxes=experiment.data_fit.max_boxes,
         seed=config.seed,
     )
     return [next(batches) for _ in range(count)]

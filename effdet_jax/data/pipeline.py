@@ -4,9 +4,11 @@ Training order: every epoch is one permutation of all examples, epochs follow wi
 batch `step` is elements `step · batch_size …` of that sequence, augmented by random numbers that
 belong to the element's position. So step and seed are all the state there is. A process's share of a
 batch is consecutive, in the order of the processes: together they have the batch that one would have.
+Where images are repeated, an epoch is a permutation of as many elements as the repeats come to.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 import grain
@@ -17,6 +19,7 @@ from effdet_jax.data import transforms
 from effdet_jax.data.augment import Augment
 from effdet_jax.data.example import Source
 from effdet_jax.data.sample import AugmentSettings, Sample, create_sample
+from effdet_jax.ops.anchors import IGNORED_LEVEL, feature_size
 
 Batch = dict[str, np.ndarray]
 
@@ -30,6 +33,7 @@ def train_batches(
     *,
     batch_size: int,
     max_boxes: int,
+    repeats: np.ndarray | None = None,
     seed: int = 0,
     start_step: int = 0,
     process_index: int = 0,
@@ -44,6 +48,7 @@ def train_batches(
       content: [b, 2] int32 (height, width) of the part that isn't padding.
       boxes: [b, max_boxes, 4] float32 yxyx, input pixels.
       labels: [b, max_boxes] int32, -1 for padding rows.
+      ignored: [b, h, w] bool, cells of `IGNORED_LEVEL` with boxes beyond `max_boxes`.
       valid: [b] bool, False for an image that couldn't be read.
       index: [b] int64 index into the source, for messages.
       dropped: [b] int32 boxes that were bad or beyond `max_boxes`.
@@ -51,11 +56,13 @@ def train_batches(
     Args:
       augment: the network's image size, and how images are augmented.
       batch_size: of all processes together.
+      max_boxes: slots; of an image with more boxes each epoch trains others, chosen at random.
+      repeats: [len(source)] how often an epoch has each image on average; once each, if not given.
       workers: processes that decode and augment; 0 does it in `threads` threads.
     """
     rows = batch_size // process_count
     dataset = (
-        _order(source, seed)
+        _order(source, seed, repeats)
         .random_map(_Prepare(source, augment, max_boxes))
         .batch(rows)  # Of this process's rows: it has every `process_count`-th of these.
         .slice(slice(process_index, None, process_count))
@@ -91,12 +98,30 @@ def eval_batches(
     return _iterate(dataset, 0, threads)
 
 
-def _order(source: Source, seed: int) -> grain.MapDataset:
+def _order(source: Source, seed: int, repeats: np.ndarray | None) -> grain.MapDataset:
     """Indices in the order of training: a permutation per epoch, or ever new ones."""
     if source.endless:
         return grain.MapDataset.range(ENDLESS_LENGTH).seed(seed)
-    epochs = -(-ENDLESS_LENGTH // len(source))
-    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
+    length = len(source) if repeats is None else round(repeats.sum())
+    epochs = -(-ENDLESS_LENGTH // length)
+    order = grain.MapDataset.range(length).seed(seed).shuffle().repeat(epochs)
+    return order if repeats is None else order.map_with_index(_Repeat(repeats, length, seed))
+
+
+class _Repeat(grain.transforms.MapWithIndex):
+    """Position within an epoch → index of an image that has so many positions as it is repeated.
+
+    Images lie one after the other, each as long as its repeats; positions are evenly spaced points,
+    from an offset drawn per epoch. So 1.3 repeats are one or two, and 1.3 on average over epochs.
+    """
+
+    def __init__(self, repeats: np.ndarray, length: int, seed: int):
+        self._ends, self._length, self._seed = np.cumsum(repeats), length, seed
+
+    def map_with_index(self, index: int, position: int) -> int:
+        offset = np.random.default_rng((self._seed, index // self._length)).random()
+        point = (position + offset) / self._length * self._ends[-1]
+        return min(int(np.searchsorted(self._ends, point, side="right")), len(self._ends) - 1)
 
 
 class _Prepare(grain.transforms.RandomMap):
@@ -110,19 +135,23 @@ class _Prepare(grain.transforms.RandomMap):
         example = self._source[int(index)]
         draw = functools.partial(draw_sample, self._source, rng)
         sample = self._augment(create_sample(example), rng, draw)
-        count = min(len(sample.boxes), self._max_boxes)
+        chosen = np.arange(len(sample.boxes))
+        if len(chosen) > self._max_boxes:
+            chosen = np.sort(rng.permutation(chosen)[: self._max_boxes])
+        left_out = np.delete(sample.boxes, chosen, axis=0)
         boxes = np.zeros((self._max_boxes, 4), np.float32)
-        boxes[:count] = sample.boxes[:count]
+        boxes[: len(chosen)] = sample.boxes[chosen]
         labels = np.full(self._max_boxes, -1, np.int32)
-        labels[:count] = sample.labels[:count]
+        labels[: len(chosen)] = sample.labels[chosen]
         return {
             "image": sample.image,
             "content": np.array(sample.content, np.int32),
             "boxes": boxes,
             "labels": labels,
+            "ignored": touched_cells(left_out, sample.image.shape[:2]),
             "valid": np.bool_(not example.error),
             "index": np.int64(index),
-            "dropped": np.int32(example.dropped + len(sample.boxes) - count),
+            "dropped": np.int32(example.dropped + len(left_out)),
         }
 
 
@@ -148,6 +177,16 @@ class _PrepareForEvaluation(grain.transforms.Map):
             "valid": np.bool_(valid),
             "index": np.int64(index),
         }
+
+
+def touched_cells(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Cells of `IGNORED_LEVEL` that boxes [n, 4] yxyx, pixels, reach into: [h, w] bool."""
+    rows, columns = feature_size(image_size, IGNORED_LEVEL)
+    touched = np.zeros((rows, columns), bool)
+    cells = boxes / np.tile((image_size[0] / rows, image_size[1] / columns), 2)
+    for top, left, bottom, right in cells:
+        touched[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+    return touched
 
 
 def draw_sample(source: Source, rng: np.random.Generator) -> Sample:

@@ -188,7 +188,7 @@ def _checked(parsed: Parsed, split: str, note: str, options: Mapping[str, Any]) 
 def _nothing_found(path: str, found: Iterable[str]) -> str:
     """What to say where no training data is found: what is there instead."""
     if not path:
-        return "no data is named; set the folder: --config.data.dir=…"
+        return "no data folder is given: --config.data.dir=FOLDER"
     if found:
         return (
             f"'{path}' has {' and '.join(found)} annotations but none for training. Name them: "

@@ -1,6 +1,6 @@
 """Losses: element-wise functions, reduced in one visible place, `detection_loss`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ def focal_loss(
     alpha: float = 0.25,
     gamma: float = 1.5,
     label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> Float[Array, "*N K"]:
     """Sigmoid focal loss of every class of every anchor (arXiv:1708.02002, eq. 5).
 
@@ -30,6 +31,7 @@ def focal_loss(
     Args:
       logits: [..., K], any float dtype; computed in float32.
       labels: [...] class index; a negative one means no class, and `IGNORE` rows are zero.
+      class_weights: K factors of the classes' losses, positive and negative anchors alike.
     """
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
     hot = labels[..., None].astype(jnp.int32) == jnp.arange(logits.shape[-1], dtype=jnp.int32)
@@ -41,6 +43,8 @@ def focal_loss(
         half = 0.5 * label_smoothing
         cross_entropy = -(1 - half) * log_p_t - half * log_not_p_t
     weight = jnp.where(hot, alpha, 1 - alpha) * jnp.exp(gamma * log_not_p_t)
+    if class_weights is not None:
+        weight *= jnp.asarray(class_weights, logits.dtype)
     return jnp.where((labels != IGNORE)[..., None], weight * cross_entropy, 0.0)
 
 
@@ -110,6 +114,7 @@ def detection_loss(
     box_weight: float = 50.0,
     iou_kind: str = "",
     iou_weight: float = 1.0,
+    class_weights: Sequence[float] | None = None,
     normalizer: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Class loss + 50 × box loss (+ IoU loss) of a batch, and the parts by metric name.
@@ -123,14 +128,19 @@ def detection_loss(
       targets: from `targets.assign`.
       anchors: {level: [H, W, A, 4]}; used by the IoU loss only.
       iou_kind: one of `IOU_LOSSES`, or '' for none.
+      class_weights: K factors, see `focal_loss`.
       normalizer: of a batch that this one is a part of.
     """
     if normalizer is None:
         normalizer = jnp.sum(targets.num_positives) + 1.0
+    focal_options = {
+        "alpha": alpha,
+        "gamma": gamma,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+    }
     focal = jax.checkpoint(  # Recomputed backwards: nothing of the logits' size is kept.
-        lambda logits, labels: jnp.sum(
-            focal_loss(logits, labels, alpha=alpha, gamma=gamma, label_smoothing=label_smoothing)
-        )
+        lambda logits, labels: jnp.sum(focal_loss(logits, labels, **focal_options))
     )
     parts = {"loss/class": 0.0, "loss/box": 0.0} | ({"loss/iou": 0.0} if iou_kind else {})
     for level, labels in targets.labels.items():

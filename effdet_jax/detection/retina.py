@@ -57,7 +57,13 @@ class Retina:
         return Outputs(**fields)
 
     def targets(self, batch: Mapping[str, Any]) -> Targets:
-        return assign(self.anchors, batch["boxes"], batch["labels"], batch["valid"])
+        return assign(
+            self.anchors,
+            batch["boxes"],
+            batch["labels"],
+            batch["valid"],
+            batch.get("ignored"),
+        )
 
     def normalizer(self, targets: Targets) -> Float[Array, ""]:
         """The number of matched anchors, plus 1."""

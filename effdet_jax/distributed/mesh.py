@@ -66,6 +66,21 @@ def create_mesh(
     return Mesh(np.array(devices).reshape(count // group, fsdp, spatial), AXES)
 
 
+def check_rows(image_size: tuple[int, int], spatial: int):
+    """Whether rows of images can be split.
+
+    Raises:
+      ValueError: they can't; the message says what could.
+    """
+    height, width = image_size
+    if height % spatial:
+        raise ValueError(
+            f"{height} image rows don't divide by mesh.spatial {spatial}; use an image size that "
+            f"does (--config.model.image_size={-(-height // spatial) * spatial}x{width}) or "
+            "--config.mesh.spatial=1"
+        )
+
+
 def _divisors(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 

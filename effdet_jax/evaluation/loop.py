@@ -99,8 +99,10 @@ def evaluate(
 
 def create_evaluator(
     model: Detector, source: Source, mesh: Mesh, *, batch_size: int, **options: Any
-) -> Callable[[Any], Evaluation]:
+) -> Callable[..., Evaluation]:
     """`variables → Evaluation` on all of `source`, compiled once; every process gets all of it.
+
+    `(variables, other)` evaluates on another source of the same classes, without compiling anew.
 
     Args:
       model: the detector.
@@ -116,20 +118,20 @@ def create_evaluator(
             out_shardings=replicated(mesh),
         )
     )
-    dataset = coco_dataset(source.ground_truth(), source.class_names)
-    batches = functools.partial(
-        eval_batches,
-        source,
-        image_size=model.spec.image_size,
-        batch_size=-(-batch_size // mesh.size) * mesh.size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    own = coco_dataset(source.ground_truth(), source.class_names)
     put = functools.partial(place_evaluation_batch, mesh=mesh)
 
-    def evaluator(variables: Any) -> Evaluation:
-        variables = replicate(variables, mesh)
-        return evaluate(detect, variables, source, batches(), put, dataset)
+    def evaluator(variables: Any, other: Source | None = None) -> Evaluation:
+        chosen = other or source
+        dataset = coco_dataset(other.ground_truth(), other.class_names) if other else own
+        batches = eval_batches(
+            chosen,
+            image_size=model.spec.image_size,
+            batch_size=-(-batch_size // mesh.size) * mesh.size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return evaluate(detect, replicate(variables, mesh), chosen, batches, put, dataset)
 
     return evaluator
 

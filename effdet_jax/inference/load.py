@@ -49,6 +49,17 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
     return Detector(spec, class_names, dtype), jax.device_put(variables)
 
 
+def initial_kind(path: str) -> str:
+    """'backbone' or 'detector': what weights to start from are of.
+
+    Raises:
+      CheckpointError, ConversionError: there are none.
+    """
+    if path.startswith(HUB) or is_folder(path) or is_checkpoint(path):
+        return "detector"
+    return "backbone" if read_weights(path).backbone_only else "detector"
+
+
 def read_initial_variables(path: str, model: Detector) -> Any:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
 

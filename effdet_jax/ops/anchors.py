@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# A batch marks what is ignored on this level's grid: fine enough for any anchor's centre.
+IGNORED_LEVEL = 3
+
 
 def feature_size(image_size: tuple[int, int], level: int) -> tuple[int, int]:
     """Height and width of a pyramid level: the image halved `level` times, rounded up each time."""

@@ -14,6 +14,7 @@ from effdet_jax.distributed.mesh import batch_sharding
 from effdet_jax.experiment import Experiment
 from effdet_jax.model.counts import summarize
 from effdet_jax.model.detector import Detector
+from effdet_jax.ops.anchors import IGNORED_LEVEL, feature_size
 from effdet_jax.training.state import TrainState, abstract_state
 from effdet_jax.training.step import Step
 
@@ -54,7 +55,7 @@ def build(config: ConfigDict, devices: list[jax.Device]) -> tuple[Step, tuple[An
     )
     mesh, model = experiment.mesh, experiment.model
     state = abstract_state(model, experiment.optimizer, mesh)
-    batch = abstract_batch(config, model.spec.image_size, mesh)
+    batch = abstract_batch(experiment)
     return experiment.step, (state, batch), job_of(model, state, batch)
 
 
@@ -78,16 +79,16 @@ def job_of(model: Detector, state: TrainState, batch: Mapping[str, jax.ShapeDtyp
     )
 
 
-def abstract_batch(
-    config: ConfigDict, image_size: tuple[int, int], mesh: jax.sharding.Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """What the step reads of a training batch."""
-    images, boxes = config.batch_size, config.data.max_boxes
+    images, boxes = experiment.batch_size, experiment.data_fit.max_boxes
+    image_size, mesh = experiment.spec.image_size, experiment.mesh
     shapes = {
         "image": ((images, *image_size, 3), jnp.uint8),
         "content": ((images, 2), jnp.int32),
         "boxes": ((images, boxes, 4), jnp.float32),
         "labels": ((images, boxes), jnp.int32),
+        "ignored": ((images, *feature_size(image_size, IGNORED_LEVEL)), jnp.bool_),
         "valid": ((images,), jnp.bool_),
     }
     return {

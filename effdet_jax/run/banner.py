@@ -1,5 +1,7 @@
 """What a run prints before it trains: devices, data, classes, model, batch."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -7,6 +9,7 @@ from jax.sharding import Mesh
 from effdet_jax.data.example import Source
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.run.decisions import Decision
 from effdet_jax.run.schedule import Schedule
 
 
@@ -20,6 +23,7 @@ def banner_lines(
     batch_size: int,
     microbatches: int,
     peak_learning_rate: float,
+    decisions: Sequence[Decision] = (),
 ) -> list[str]:
     """The lines, each with its title in the first eleven columns.
 
@@ -27,6 +31,7 @@ def banner_lines(
       batch_size: of all devices together.
       microbatches: parts a batch is computed in.
       peak_learning_rate: after the warm-up, for this batch size.
+      decisions: what the configuration had left open.
     """
     devices = mesh.devices.flatten()
     axes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -41,6 +46,9 @@ def banner_lines(
         f"epochs of {schedule.steps_per_epoch:.1f} steps; "
         f"peak learning rate {peak_learning_rate:.4g}"
     )
+    if decisions:
+        made = "\n           ".join(decision.line() for decision in decisions)
+        lines.append(f"decided    {made}")
     return lines
 
 

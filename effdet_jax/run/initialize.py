@@ -47,18 +47,29 @@ def load_state(
       metadata: of this run.
 
     Raises:
-      CheckpointError: the checkpoint is of another model or class list; the message names them.
+      CheckpointError: the checkpoint is of another model, class list or optimizer; the message
+        names them.
     """
     saved = checkpoints.metadata()
     if different := metadata.difference(saved):
         raise CheckpointError(
             f"'{checkpoints.folder}' holds another run (this one against that one): {different}. "
             "Choose another --workdir, or start from its weights in a new one: "
-            "--config.init=THAT_WORKDIR"
+            f"--config.init={checkpoints.workdir}"
         )
     changed = _changes(saved.config, metadata.config)
     print(f"resuming   from step {saved.step}" + (f"; changed: {changed}" if changed else ""))
-    loaded = checkpoints.restore(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
+    try:
+        loaded = checkpoints.restore(**checkpoint_parts(abstract_state(model, optimizer, mesh)))
+    except CheckpointError as error:
+        optim = ", ".join(part for part in changed.split(", ") if part.startswith("optim."))
+        if not optim:
+            raise
+        raise CheckpointError(
+            f"the optimizer's state in '{checkpoints.folder}' doesn't fit another optimizer "
+            f"({optim}). Go on as before, or start from its weights in a new --workdir=NEW: "
+            f"--config.init={checkpoints.workdir}"
+        ) from error
     return TrainState(ema=loaded["ema"], **loaded["train"])
 
 

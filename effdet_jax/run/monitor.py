@@ -12,6 +12,8 @@ import numpy as np
 
 from effdet_jax.errors import UserError
 
+DIVERGED, PATIENCE = 3.0, 3  # Times the smallest loss, for so many intervals: that is no noise.
+
 
 class TrainingError(UserError):
     """Training can't go on; the message says at which step and what to try."""
@@ -25,6 +27,13 @@ class Monitor:
       steps_per_epoch: may be a fraction.
       total_steps: of the run.
       max_bad_steps: non-finite steps in a row that end it.
+      learning_rate: the knob, to advise a smaller one.
+
+    Attributes:
+      last_good_step: the newest step that gave finite numbers; what it made of the parameters is
+        known to be good once a later one is, too.
+      in_trouble: whether the newest step gave no finite numbers.
+      loss, smallest_loss: mean of the newest interval, and of the best so far; NaN before.
       describe: names an image by its index.
     """
 
@@ -35,11 +44,15 @@ class Monitor:
         steps_per_epoch: float,
         total_steps: int,
         max_bad_steps: int,
+        learning_rate: float,
         describe: Callable[[int], str],
     ):
         self._batch_size, self._steps_per_epoch = batch_size, steps_per_epoch
         self._total_steps, self._max_bad_steps = total_steps, max_bad_steps
-        self._describe = describe
+        self._learning_rate, self._describe = learning_rate, describe
+        self.loss = self.smallest_loss = math.nan
+        self.last_good_step = self._intervals_above = 0
+        self._warned = False
         self._bad_in_a_row = self._bad_total = 0
         self._named: set[int] = set()
         self._pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
@@ -64,6 +77,8 @@ class Monitor:
           TrainingError: too many steps in a row were no finite numbers.
         """
         self.settle()
+        if not self.last_good_step:
+            self.last_good_step = step - 1
         self._pending = (step, metrics, batch["index"])
         self._rows.append(metrics)
         self._name_images(batch)
@@ -79,7 +94,7 @@ class Monitor:
         step, metrics, indices = self._pending
         self._pending = None
         if metrics["finite"]:
-            self._bad_in_a_row = 0
+            self._bad_in_a_row, self.last_good_step = 0, step
             return
         self._bad_in_a_row += 1
         self._bad_total += 1
@@ -91,9 +106,9 @@ class Monitor:
         )
         if self._bad_in_a_row >= self._max_bad_steps:
             raise TrainingError(
-                f"{self._bad_in_a_row} steps in a row, up to step {step}, gave no finite numbers; "
-                "parameters and checkpoints are those before them. Try a quarter of the learning "
-                "rate (--config.optim.learning_rate=…), and look at the images named above"
+                f"{self._bad_in_a_row} steps in a row, up to step {step}, gave no finite numbers. "
+                "Look at the images named above, and try a quarter of the learning rate: the same "
+                f"command with --config.optim.learning_rate={self._learning_rate / 4:.2g}"
             )
 
     @contextlib.contextmanager
@@ -115,10 +130,30 @@ class Monitor:
             "optim/bad_steps": self._bad_total,
             "perf/images_per_second": len(rows) * self._batch_size / seconds,
         }
+        self._watch_loss(metrics["loss/total"])
         remaining = (self._total_steps - step) * seconds / len(rows)
         print(format_line(step, self._total_steps, metrics, remaining), flush=True)
         self._begin_interval()
         return metrics
+
+    @property
+    def in_trouble(self) -> bool:
+        return self._bad_in_a_row > 0
+
+    def _watch_loss(self, loss: float):
+        """Says once that the loss has stayed far above what it was."""
+        self.loss = loss
+        self.smallest_loss = float(np.fmin(self.smallest_loss, loss))  # Whichever is a number.
+        above = loss > DIVERGED * self.smallest_loss
+        self._intervals_above = self._intervals_above + 1 if above else 0
+        if self._intervals_above == PATIENCE and not self._warned:
+            self._warned = True
+            warn(
+                f"warning: training diverges: for {PATIENCE} intervals the loss has been more than "
+                f"{DIVERGED:g} times {self.smallest_loss:.3g}, its best. Stop it, and try a quarter "
+                f"of the learning rate (--config.optim.learning_rate={self._learning_rate / 4:.2g}) "
+                "in a new --workdir"
+            )
 
     def _name_images(self, batch: Mapping[str, np.ndarray]):
         """Says once of an image that it can't be read, or how many of its boxes are left out."""

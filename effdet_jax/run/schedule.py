@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from effdet_jax.config import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -43,8 +45,16 @@ class Schedule:
         """The schedule of a run over `num_examples` examples, from durations in epochs.
 
         `num_steps`, if not 0, goes before `num_epochs`.
+
+        Raises:
+          ConfigError: nothing would happen at all.
         """
         per_epoch = num_examples / batch_size
+        if not num_steps and num_epochs * per_epoch < 1:
+            raise ConfigError(
+                f"{num_epochs} epochs of {num_examples} images in batches of {batch_size} are zero "
+                "steps; train longer or with smaller batches"
+            )
         return cls(
             steps_per_epoch=per_epoch,
             total_steps=num_steps or int(num_epochs * per_epoch),

@@ -24,6 +24,7 @@ from PIL import Image
 
 from effdet_jax.checkpoint import BEST, LAST
 from effdet_jax.errors import UserError
+from effdet_jax.files import put_in_place
 
 try:
     import fcntl
@@ -69,8 +70,18 @@ class Workdir:
     def write_config(self, config: Mapping[str, Any]):
         """Writes the configuration, plain JSON types."""
         if jax.process_index() == 0:
-            with open(self.config, "w", encoding="utf-8") as file:
+            with (
+                put_in_place(self.config, overwrite=True) as new,
+                open(new, "w", encoding="utf-8") as file,
+            ):
                 json.dump(config, file, indent=2)
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration that a training wrote here; empty if there was none."""
+        if not os.path.exists(self.config):
+            return {}
+        with open(self.config, encoding="utf-8") as file:
+            return json.load(file)
 
     def write_picture(self, name: str, picture: np.ndarray):
         """Writes `NAME.jpg` from [H, W, 3] uint8; one that exists is replaced."""

@@ -32,6 +32,11 @@ class TrainState:
     opt_state: Any
     ema: dict[str, Any]
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The weights themselves, as `Detector.apply` takes them; `ema` are their averages."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def create_state(variables: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state that starts from these variables, placed where it is to live."""

@@ -1,18 +1,24 @@
 """One training step: a pure function of state and batch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
+from jax import lax
 from jax.sharding import Mesh
 
 from effdet_jax.detection.objective import Objective
 from effdet_jax.distributed.mesh import replicated, state_sharding
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.initialize import Path
+from effdet_jax.training.freeze import frozen_parameters, run_as_in_inference
 from effdet_jax.training.optimizer import ema_decay
 from effdet_jax.training.state import TrainState
+from effdet_jax.training.statistics import warm_up
 
 Batch = Mapping[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -28,6 +34,8 @@ def create_train_step(
     seed: int = 0,
     ema: float = 0.9998,
     microbatches: int = 1,
+    momentum: Any = None,
+    frozen: frozenset[Path] = frozenset(),
 ) -> Step:
     """The jitted step over a mesh; arrays come and go as `distributed.mesh` places them.
 
@@ -43,32 +51,33 @@ def create_train_step(
       microbatches: equal parts a batch is computed in, one after the other, for as little memory as
         one takes. Gradients are those of the whole batch but for batch normalisation: it
         normalises each part by the part's own statistics, and their mean joins the running ones.
+      momentum: of the running statistics, from `statistics.statistics_momentum`, to warm them up and
+        average the batches' own; if None they move as the layers move them, and their averages
+        follow them, as in the reference.
+      frozen: from `freeze.frozen_modules`.
     """
+
+    compute = functools.partial(
+        gradients, model, objective, microbatches=microbatches, frozen=frozen
+    )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             targets = objective.targets(batch)
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
             # What 'fsdp' splits is gathered once, here; its gradient is summed and split again.
-            variables = jax.lax.with_sharding_constraint(variables, replicated(mesh))
-            grads, batch_stats, parts = gradients(
-                model, objective, variables, batch, targets, key, microbatches=microbatches
-            )
+            variables = jax.lax.with_sharding_constraint(state.variables, replicated(mesh))
+            grads, batch_stats, parts = compute(variables, batch, targets, key)
             rate = jnp.asarray(learning_rate(state.step), jnp.float32)
-            new_state, grad_norm = apply_gradients(state, grads, batch_stats, optimizer, rate, ema)
-            finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
-            metrics = {
-                **parts,
-                "optim/learning_rate": rate,
-                "optim/grad_norm": grad_norm,
-                "finite": finite,
-            }
-            new_state = keep_if(finite, new_state, state)
-            return (
-                jax.lax.with_sharding_constraint(new_state, state_sharding(new_state, mesh)),
-                jax.lax.with_sharding_constraint(metrics, replicated(mesh)),
+            new_state, grad_norm = apply_gradients(
+                state, grads, batch_stats, optimizer, rate, ema, momentum
             )
+            finite = jnp.isfinite(parts["loss/total"]) & jnp.isfinite(grad_norm)
+            metrics = {"optim/learning_rate": rate, "optim/grad_norm": grad_norm, "finite": finite}
+            metrics = {**parts, **metrics}
+            new_state = keep_if(finite, new_state, state)
+            shardings = (state_sharding(new_state, mesh), replicated(mesh))
+            return jax.lax.with_sharding_constraint((new_state, metrics), shardings)
 
     return jax.jit(step, donate_argnums=0)
 
@@ -82,18 +91,25 @@ def gradients(
     key: jax.Array,
     *,
     microbatches: int = 1,
+    frozen: frozenset[Path] = frozenset(),
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """(gradients, updated batch statistics, parts of the loss) of a batch in `microbatches` parts."""
+    """(gradients, updated batch statistics, parts of the loss) of a batch in `microbatches` parts.
+
+    Parameters of `frozen` modules have zeros for gradients, which aren't computed.
+    """
     normalizer = objective.normalizer(targets)
+    fixed = frozen_parameters(model, frozen)
 
     def loss_of(params, inputs, targets, key):
-        outputs, updated = model.apply(
-            {**variables, "params": params},
-            model.preprocess(inputs),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"drop_connect": key},
-        )
+        params = jax.tree.map(lambda x, fix: lax.stop_gradient(x) if fix else x, params, fixed)
+        with nn.intercept_methods(run_as_in_inference(frozen)):
+            outputs, updated = model.apply(
+                {**variables, "params": params},
+                model.preprocess(inputs),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"drop_connect": key},
+            )
         loss, parts = objective.loss(outputs, targets, normalizer)
         return loss, (updated["batch_stats"], parts)
 
@@ -136,15 +152,20 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     rate: jax.Array,
     ema: float,
+    momentum: Any = None,
 ) -> tuple[TrainState, jax.Array]:
     """The state one step on, and the norm of all gradients before decay and clipping."""
     directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda direction: -rate * direction, directions)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
-    average = {"params": params, "batch_stats": batch_stats}
-    if ema:
-        average = optax.incremental_update(average, state.ema, 1.0 - ema_decay(step, ema))
+    observed = batch_stats
+    if momentum is not None:
+        batch_stats, observed = warm_up(state.batch_stats, batch_stats, momentum, step)
+    average = {"params": params, "batch_stats": observed if ema else batch_stats}
+    if ema:  # Written so that what doesn't change has itself for its average, to the bit.
+        share = 1.0 - ema_decay(step, ema)
+        average = jax.tree.map(lambda old, new: old + share * (new - old), state.ema, average)
     state = TrainState(step, params, batch_stats, opt_state, average)
     return state, optax.tree.norm(grads)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from effdet_jax.data.pipeline import draw_sample, eval_batches, train_batches
+from effdet_jax.data.pipeline import draw_sample, eval_batches, touched_cells, train_batches
 from effdet_jax.data.sample import AugmentSettings
-from tests.doubles import Numbers
+from tests.doubles import Numbers, Truths, row
 
 
 def take(count, source=None, ops=("flip", "scale_jitter", "colour"), **options):
@@ -29,6 +29,7 @@ def test_a_batch_holds_what_it_says():
         "content": ((4, 2), "int32"),
         "boxes": ((4, 3, 4), "float32"),
         "labels": ((4, 3), "int32"),
+        "ignored": ((4, 4, 4), "bool"),
         "valid": ((4,), "bool"),
         "index": ((4,), "int64"),
         "dropped": ((4,), "int32"),
@@ -85,6 +86,64 @@ def test_broken_images_are_marked_invalid():
 def test_boxes_beyond_the_slots_are_counted():
     (batch,) = take(1, Numbers(boxes=8), ops=())
     assert (batch["dropped"] == 5).all() and (batch["labels"] >= 0).all()
+
+
+# One image, 32×32: four boxes in the corners, one cell of 8 px each.
+CORNERS = [(0, 0, 6, 6), (0, 26, 6, 32), (26, 0, 32, 6), (26, 26, 32, 32)]
+CORNER_CELLS = ((0, 0), (0, 3), (3, 0), (3, 3))
+
+
+def corners(**options):
+    """20 batches of the one image."""
+    source = Truths([[row(number, box) for number, box in enumerate(CORNERS)]], "abcd", (32, 32))
+    return take(20, source, ops=(), batch_size=1, **options)
+
+
+def test_other_boxes_are_left_out_each_epoch_and_ignored():
+    left_out = set()
+    for batch in corners(max_boxes=3):
+        trained = batch["labels"][0].tolist()
+        (missing,) = {0, 1, 2, 3} - set(trained)
+        assert trained == sorted(trained)  # In the order of the file.
+        expected = np.zeros((4, 4), bool)
+        expected[CORNER_CELLS[missing]] = True
+        np.testing.assert_array_equal(batch["ignored"][0], expected)
+        assert batch["dropped"] == 1
+        left_out.add(missing)
+    assert left_out == {0, 1, 2, 3}
+
+
+def test_nothing_is_ignored_where_every_box_has_a_slot():
+    for batch in corners(max_boxes=4):
+        assert batch["labels"][0].tolist() == [0, 1, 2, 3] and not batch["ignored"].any()
+
+
+def test_cells_are_touched_by_any_part_of_a_box():
+    # 20×30 px are 3×4 cells of 20/3 × 7.5 px: rows 1.05 … 1.2, columns 0.93 … 1.07.
+    found = touched_cells(np.array([[7.0, 7.0, 8.0, 8.0]]), (20, 30))
+    np.testing.assert_array_equal(found, [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert not touched_cells(np.zeros((0, 4)), (20, 30)).any()
+
+
+def repeated(steps, **options):
+    repeats = np.ones(10)
+    repeats[3], repeats[7] = 2.5, 1.3  # 11.8, so 12 positions in a round.
+    return take(steps, Numbers(10), repeats=repeats, **options)
+
+
+def test_images_are_repeated_as_often_as_asked_on_average():
+    seen = np.concatenate([batch["index"] for batch in repeated(300)]).reshape(100, 12)
+    counts = np.array([np.bincount(epoch, minlength=10) for epoch in seen])
+    assert (counts >= 1).all() and set(counts[:, 3]) == {2, 3} and counts[:, 7].max() == 2
+    # 12 positions for 11.8: 1.017 times as often.
+    np.testing.assert_allclose(counts[:, 3].mean(), 2.5 * 12 / 11.8, atol=0.15)
+    np.testing.assert_allclose(counts[:, 7].mean(), 1.3 * 12 / 11.8, atol=0.15)
+    assert len({tuple(epoch) for epoch in seen}) > 90
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_repeats_can_be_started_from_any_step(workers):
+    assert_same(repeated(3, start_step=7, workers=workers), repeated(10)[7:])
 
 
 def test_evaluation_sees_every_image_once_and_fills_up():

@@ -76,6 +76,19 @@ def test_focal_loss_by_hand():
     np.testing.assert_allclose(found[1], 0.75 * 0.01**1.5 * -np.log(0.99), rtol=1e-4)
 
 
+def test_class_weights_multiply_the_columns_of_their_classes():
+    logits = jnp.array([[1.3, -0.4], [0.2, 2.0], [0.1, 0.1]])
+    labels = jnp.array([0, -1, IGNORE])
+    plain = focal_loss(logits, labels)
+    weighted = focal_loss(logits, labels, class_weights=(3.0, 0.5))
+    np.testing.assert_allclose(weighted, plain * np.array([3.0, 0.5]), rtol=1e-6)
+    outputs = Outputs({3: logits}, {3: jnp.zeros((3, 4))})
+    targets = Targets({3: labels}, {3: jnp.zeros((3, 4))}, jnp.array([1.0]))
+    total, parts = detection_loss(outputs, targets, {}, class_weights=(3.0, 0.5))
+    np.testing.assert_allclose(total, jnp.sum(weighted) / 2, rtol=1e-6)  # One match, plus one.
+    assert parts["loss/class"] == total
+
+
 def test_label_smoothing_enters_the_cross_entropy_only():
     # α 0.9, γ 0: the official test's case, cross-entropy with {0.1, 0.9} and the hard α.
     logits = jnp.array([[1.3, -0.4]])

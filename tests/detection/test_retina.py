@@ -5,6 +5,7 @@ import numpy as np
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.retina import Retina
+from effdet_jax.detection.targets import IGNORE
 from tests.tiny import tiny_spec
 
 SPEC = tiny_spec()
@@ -39,6 +40,16 @@ def test_loss_is_detection_loss_with_its_options(rng):
     )
     np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert parts["data/num_positives"] == normalizer - 1
+
+
+def test_what_a_batch_ignores_is_no_background():
+    objective, batch = Retina(SPEC), batch_of()
+    everywhere = jnp.ones((2, 8, 8), bool)
+    targets = jax.jit(objective.targets)(batch | {"ignored": everywhere})
+    labels = np.concatenate([np.asarray(level).ravel() for level in targets.labels.values()])
+    matched = float(jnp.sum(targets.num_positives))
+    assert (labels >= 0).sum() == matched > 0 and (labels[labels < 0] == IGNORE).all()
+    assert jnp.sum(objective.targets(batch).num_positives) == matched
 
 
 def test_parts_of_two_halves_add_up(rng):

@@ -125,6 +125,46 @@ def test_more_than_a_hundred_boxes(rng):
     assert distance.max() < 1e-3
 
 
+def test_where_boxes_are_ignored_nothing_is_background():
+    boxes, labels = padded([[20, 20, 60, 60]], [1])
+    ignored = np.zeros((1, 16, 16), bool)  # Cells of 8 px.
+    ignored[0, 4, 5] = ignored[0, 15, 15] = True
+    plain, found = assign_128(boxes, labels), assign_128(boxes, labels, None, ignored)
+    # A cell of P4 has 2×2 of these cells, one of P7 all 16×16.
+    cells = {3: [(4, 5), (15, 15)], 4: [(2, 2), (7, 7)], 5: [(1, 1), (3, 3)]}
+    cells |= {6: [(0, 0), (1, 1)], 7: [(0, 0)]}
+    for level, marked in cells.items():
+        expected = np.array(plain.labels[level])
+        for y, x in marked:
+            cell = expected[0, y, x]
+            cell[cell == BACKGROUND] = IGNORE
+        np.testing.assert_array_equal(found.labels[level], expected)
+        np.testing.assert_array_equal(found.box_deltas[level], plain.box_deltas[level])
+    assert found.num_positives == plain.num_positives
+    # Matches stay, also in there.
+    assert (flat(found.labels) == 1).sum() == float(plain.num_positives[0])
+
+
+def test_ignored_cells_of_uneven_and_of_finer_levels():
+    boxes, labels = padded([], [])
+    # 40×72 px: 5×9 cells of P3, 10×18 of P2, 3×5 of P4.
+    spec = model_spec("efficientdet-d0", image_size=(40, 72), min_level=2, max_level=4)
+    ignored = np.zeros((1, 5, 9), bool)
+    ignored[0, 4, 8] = True
+    found = assign(spec.anchors(), boxes, labels, None, jnp.asarray(ignored)).labels
+    for level, rows, columns in ((2, [8, 9], [16, 17]), (3, [4], [8]), (4, [2], [4])):
+        y, x = np.nonzero((found[level][0] == IGNORE).all(-1))
+        assert (set(y.tolist()), set(x.tolist())) == (set(rows), set(columns))
+        assert len(y) == len(rows) * len(columns)
+
+
+def test_nothing_ignored_changes_nothing():
+    boxes, labels = padded([[20, 20, 60, 60]], [1])
+    plain = assign_128(boxes, labels)
+    found = assign_128(boxes, labels, None, np.zeros((1, 16, 16), bool))
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
 def test_invalid_images_are_ignored_altogether():
     boxes, labels = padded([[20, 20, 60, 60]], [1])
     boxes, labels = jnp.tile(boxes, (2, 1, 1)), jnp.tile(labels, (2, 1))

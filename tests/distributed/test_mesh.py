@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from effdet_jax.distributed.mesh import create_mesh, state_sharding
+from effdet_jax.distributed.mesh import check_rows, create_mesh, state_sharding
 
 
 def test_batches_that_do_not_divide_are_refused_with_sizes_that_do():
@@ -12,6 +12,14 @@ def test_batches_that_do_not_divide_are_refused_with_sizes_that_do():
         create_mesh(12)
     with pytest.raises(ValueError, match="use 8"):
         create_mesh(3)
+
+
+def test_rows_that_do_not_divide_are_refused_with_sizes_that_do():
+    check_rows((512, 640), 4)
+    with pytest.raises(
+        ValueError, match=r"512 image rows don't divide .* 3; .*=513x640\) or --conf"
+    ):
+        check_rows((512, 640), 3)
 
 
 def test_large_tensors_are_split_over_fsdp_by_their_largest_axis():

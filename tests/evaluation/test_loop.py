@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.data.pipeline import eval_batches
+from effdet_jax.data.subset import Subset
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.distributed.mesh import (
     create_mesh,
@@ -86,7 +87,19 @@ def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
         mesh = create_mesh(8, devices=jax.devices()[:devices])
         options = {"max_detections": 10, "pre_nms_top_k": 100}
         # Five images are filled up to eight on eight devices.
-        return create_evaluator(model, source, mesh, batch_size=5, **options)(variables).results
+        evaluator = create_evaluator(model, source, mesh, batch_size=5, **options)
+        other = evaluator(variables, Subset(source, [4, 0]))  # The same program, other images.
+        own = evaluator(variables).results
+        assert other.metrics.num_images == 2 and {row["image_id"] for row in other.results} == {
+            "4.png",
+            "0.png",
+        }
+        np.testing.assert_allclose(
+            [row["score"] for row in other.results if row["image_id"] == "4.png"],
+            [row["score"] for row in own if row["image_id"] == "4.png"],
+            atol=2e-3,
+        )
+        return own
 
     one, eight = results_on(1), results_on(8)
     assert [row["image_id"] for row in one] == [row["image_id"] for row in eight]

@@ -30,8 +30,8 @@ def test_fsdp_splits_what_a_device_holds(built):
 
 def test_an_image_is_what_the_step_reads_of_it(built):
     job = built[2]
-    # 64 × 64 × 3 bytes, 100 boxes and labels, two sides of the content, one flag.
-    assert job.image_bytes == 64 * 64 * 3 + 100 * (16 + 4) + 8 + 1
+    # 64 × 64 × 3 bytes, 100 boxes and labels, 8×8 flags, two sides of the content, one flag.
+    assert job.image_bytes == 64 * 64 * 3 + 100 * (16 + 4) + 8 * 8 + 8 + 1
     assert (job.batch_size, job.image_size, job.dtype) == (16, (64, 64), "float32")
 
 

@@ -52,7 +52,7 @@ def test_another_model_is_refused_with_the_difference_and_what_to_do(tmp_path, m
     checkpoints.save(Metadata(SPEC, LABELS, {}), {"w": np.ones(1)}, {"w": np.ones(1)})
     checkpoints.close()
     wider = dataclasses.replace(SPEC, pyramid_width=88)
-    with pytest.raises(CheckpointError, match=r"width is 88 against 64\..*--config.init=THAT_"):
+    with pytest.raises(CheckpointError, match=r"width is 88 against 64\..*--config.init="):
         load_state(
             Detector(wider),
             OPTIMIZER,
@@ -60,6 +60,29 @@ def test_another_model_is_refused_with_the_difference_and_what_to_do(tmp_path, m
             Checkpoints(tmp_path / LAST),
             Metadata(wider, LABELS, {}),
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "adamw"}, r"\(optim.name sgd → adamw\)"),
+        ({"clip_norm": 0.0}, r"\(optim.clip_norm 10.0 → 0.0\)"),
+    ],
+)
+def test_another_optimizer_is_one_clear_sentence(tmp_path, mesh, changes, said):
+    model = Detector(SPEC, LABELS)
+    optim = {"name": "sgd", "clip_norm": 10.0}
+    checkpoints = Checkpoints(tmp_path / LAST)
+    state = state_of(random_variables(model), OPTIMIZER)
+    checkpoints.save(Metadata(SPEC, LABELS, {"optim": optim}, step=5), **checkpoint_parts(state))
+    checkpoints.close()
+    optim = optim | changes
+    other = create_optimizer(**parameter_masks(model), **optim)
+    metadata = Metadata(SPEC, LABELS, {"optim": optim})
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_state(model, other, mesh, Checkpoints(tmp_path / LAST), metadata)
+    assert str(caught.value).endswith(f"in a new --workdir=NEW: --config.init={tmp_path}")
+    assert len(str(caught.value)) < 500
 
 
 def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path, mesh, capsys):

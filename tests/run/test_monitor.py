@@ -9,6 +9,7 @@ from effdet_jax.run.monitor import Monitor, TrainingError, format_duration, mean
 
 def make_monitor(**changes):
     options = {"batch_size": 2, "steps_per_epoch": 4.0, "total_steps": 8, "max_bad_steps": 3}
+    options |= {"learning_rate": 0.08}
     return Monitor(**(options | changes), describe=lambda index: f"image {index}")
 
 
@@ -68,8 +69,31 @@ def test_too_many_bad_steps_in_a_row_stop_the_run():
     for step, row in enumerate([bad, bad, metrics(), bad, bad], start=1):
         monitor.add(step, batch(), row)  # Never three in a row.
     monitor.add(6, batch(), bad)
-    with pytest.raises(TrainingError, match="3 steps in a row, up to step 6.*learning_rate"):
+    with pytest.raises(TrainingError, match="3 steps in a row, up to step 6.*learning_rate=0.02"):
         monitor.settle()
+
+
+def test_the_step_that_destroyed_the_parameters_is_known():
+    monitor = make_monitor()
+    monitor.add(5, batch(), metrics())
+    assert monitor.last_good_step == 4  # Where the run went on from.
+    monitor.add(6, batch(), metrics(math.nan, finite=False))
+    assert monitor.last_good_step == 5 and not monitor.in_trouble
+    monitor.settle()
+    assert monitor.last_good_step == 5 and monitor.in_trouble
+
+
+def test_a_loss_that_stays_far_above_its_best_is_remarked_once(capsys):
+    monitor = make_monitor()
+    for step, loss in enumerate([2.0, 1.0, 3.5, 2.9, 3.1, 40.0, 50.0, 60.0, 1.0, 9, 9, 9], start=1):
+        monitor.add(step, batch(), metrics(loss))
+        monitor.finish_interval(step)
+        said = capsys.readouterr().err
+        # 3.1, 40 and 50 are the first three in a row above 3 × 1.
+        assert ("training diverges" in said) is (loss == 50.0)
+        if said:
+            assert "more than 3 times 1, its best" in said and "learning_rate=0.02" in said
+    assert monitor.loss == 9.0 and monitor.smallest_loss == 1.0
 
 
 def test_images_in_trouble_are_named_once(capsys):

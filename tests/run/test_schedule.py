@@ -1,3 +1,6 @@
+import pytest
+
+from effdet_jax.config import ConfigError
 from effdet_jax.run.schedule import Schedule
 
 
@@ -12,6 +15,12 @@ def test_durations_become_steps():
 
 def test_steps_go_before_epochs():
     assert Schedule.from_epochs(205, 16, num_epochs=100.0, num_steps=7).total_steps == 7
+
+
+def test_no_steps_at_all_are_refused():
+    with pytest.raises(ConfigError, match="0.05 epochs of 100 images in batches of 16 are zero"):
+        Schedule.from_epochs(100, 16, num_epochs=0.05)
+    assert Schedule.from_epochs(100, 16, num_epochs=0.16).total_steps == 1
 
 
 def test_evaluation_at_the_end_always_and_a_checkpoint_with_it():

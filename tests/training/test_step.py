@@ -70,6 +70,7 @@ def make_batch(seed=0, rows=8, spec=SPEC):
         "content": np.tile(np.int32([[64, 48]]), (rows, 1)),
         "boxes": boxes.astype(np.float32),
         "labels": labels.astype(np.int32),
+        "ignored": rng.random((rows, height // 8, width // 8)) < 0.1,
         "valid": np.ones(rows, bool),
         "index": np.arange(rows),
         "dropped": np.zeros(rows, np.int32),

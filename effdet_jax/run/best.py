@@ -1,0 +1,83 @@
+"""Which evaluation is the best so far, and whether better ones have stopped coming."""
+
+import json
+import os
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# The criterion's name → the metric of an evaluation.
+CRITERIA = {"AP": "eval/AP", "AP50": "eval/AP50", "AR": "eval/AR100"}
+
+
+class Best:
+    """The best evaluation of a run by one criterion.
+
+    Args:
+      criterion: one of `CRITERIA`.
+      patience: evaluations without a better one that are too many; 0 for any number.
+      metrics: of the best checkpoint so far, empty if there is none.
+      step: its step.
+      since: evaluations after it.
+    """
+
+    def __init__(
+        self,
+        criterion: str = "AP",
+        patience: int = 0,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+        since: int = 0,
+    ):
+        self._key, self.criterion, self.patience = CRITERIA[criterion], criterion, patience
+        self.metrics, self.step, self._since = dict(metrics or {}), step, since
+
+    @property
+    def ap(self) -> float:
+        """AP of the best evaluation, -1 before the first."""
+        return self.metrics.get("eval/AP", -1.0)
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the evaluation after `step` is the best so far."""
+        if metrics[self._key] > self.metrics.get(self._key, -1.0):
+            self.metrics, self.step, self._since = dict(metrics), step, 0
+            return True
+        self._since += step > self.step  # A resumed run may come by its best once more.
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return 0 < self.patience <= self._since
+
+    @property
+    def ending(self) -> str:
+        """Why a run ends before its last step, and how it goes on."""
+        if self.exhausted:
+            return f": {self}; --config.eval.patience=0 goes on"
+        return "; the same command goes on from there"
+
+    def __str__(self) -> str:
+        value = self.metrics.get(self._key, -1.0)
+        return (
+            f"no better {self.criterion} in {self._since} evaluations (best {value:.3f} after step "
+            f"{self.step})"
+        )
+
+
+def evaluations_after(path: str, best_step: int, last_step: int) -> int:
+    """Evaluations in a `metrics.jsonl` after `best_step` and up to `last_step`.
+
+    Of several processes the first one reads, and the others hear of it.
+    """
+    count = 0
+    if jax.process_index() == 0 and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.endswith("\n")]
+        count = sum("eval/AP" in row and best_step < row["step"] <= last_step for row in rows)
+    if jax.process_count() == 1:
+        return count
+    return int(multihost_utils.broadcast_one_to_all(np.int32(count)))
