@@ -94,7 +94,7 @@ class ClassNames:
             return COCO
         return cls.from_names([f"class {number}" for number in range(1, num_classes + 1)])
 
-    def index_of_id(self) -> dict[int, int]:
+    def index_of_id(self) -> dict[int | str, int]:
         """{category id: class index}."""
         return {identity: index for index, identity in enumerate(self.ids)}
 
@@ -117,7 +117,9 @@ class ClassNames:
         taken = set(other.ids)
         free = (id_ for id_ in itertools.count(1) if id_ not in taken.union(self.ids))
         pairs = zip(self.names, self.ids)
-        found = [ids.get(name, next(free) if own in taken else own) for name, own in pairs]
+        found = [
+            ids[name] if name in ids else next(free) if own in taken else own for name, own in pairs
+        ]
         return ClassNames(self.names, tuple(found))
 
     def difference(self, other: "ClassNames") -> str:

@@ -122,7 +122,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
     config.data.dir = ""  # The data folder.
-    config.data.train_json = ""  # Annotations that aren't found in `dir`: a file or folder of any kind.
+    config.data.train_json = (
+        ""  # Annotations that aren't found in `dir`: a file or folder of any kind.
+    )
     config.data.val_json = ""
     config.data.train_images = ""  # Image folders, if they aren't found by themselves.
     config.data.val_images = ""

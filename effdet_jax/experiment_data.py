@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from effdet_jax import config as configs
 from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
-from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.example import Source
+from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.source import open_source
 from effdet_jax.data.subset import covering
 from effdet_jax.detection.anchor_fit import aspect_factors
@@ -64,6 +66,12 @@ class ExperimentData:
         configs.validate(config)
         check_ops(config.augment.ops)
         config = config.copy_and_resolve_references()
+        at_home = {
+            knob: os.path.expanduser(value)
+            for knob, value in configs.flatten(config).items()
+            if isinstance(value, str) and value.startswith("~")
+        }
+        config.update_from_flattened_dict(at_home)
         return cls(config, devices, class_names, num_examples, earlier or {})
 
     @functools.cached_property
@@ -102,8 +110,8 @@ class ExperimentData:
 
     # Data.
 
-    def open_source(self, split: str) -> Source:
-        """The images and boxes of 'train' or 'val', opened anew.
+    def open_source(self, split: str) -> Source | None:
+        """The images and boxes of 'train' or 'val', opened anew; None if the data has no such split.
 
         Raises:
           DataError: they can't be used; the message names the file and what to do.
@@ -119,16 +127,14 @@ class ExperimentData:
         return self.open_source("train")
 
     @functools.cached_property
-    def val_source(self) -> Source:
-        """The validation data.
+    def val_source(self) -> Source | None:
+        """The validation data with the labels of the training data, by name; None if there is none.
 
         Raises:
-          DataError: its classes aren't those of the training data.
+          DataError: it has classes that the training data hasn't.
         """
         source = self.open_source("val")
-        if different := self.class_names.difference(source.class_names):
-            raise DataError(f"training and validation data differ in their classes: {different}")
-        return source
+        return source and match_classes(source, self.class_names)
 
     @functools.cached_property
     def class_names(self) -> ClassNames:

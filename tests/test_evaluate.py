@@ -40,7 +40,7 @@ def evaluated(monkeypatch):
     def create_evaluator(model, source, mesh, **options):
         asked.append((model, options))
         return lambda variables, other=None: Evaluation(
-            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 0), [], [], {}
+            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 0, 0), [], [], {}
         )
 
     monkeypatch.setattr("effdet_jax.experiment.create_evaluator", create_evaluator)

@@ -103,7 +103,11 @@ def find_images(annotations: str, names: Sequence[str], words: Iterable[str] = (
     stem = os.path.splitext(os.path.basename(annotations))[0].removeprefix("instances_")
     roots = [here, os.path.dirname(here)]
     parts = [part for word in (stem, *words) for part in (word, os.path.join("images", word))]
-    candidates = [os.path.join(root, part) for root in roots for part in [*parts, "images", ""]]
+    candidates = [
+        os.path.normpath(os.path.join(root, part))
+        for root in roots
+        for part in [*parts, "images", ""]
+    ]
     sample = names[:: max(1, len(names) // 50)]
 
     def hits(folder: str) -> int:

@@ -74,6 +74,9 @@ class RecordSource:
       strict: any bad box or file is an error.
       needs_boxes: images that are listed without any box are an error.
 
+    Attributes:
+      paths: image files, in order.
+
     Raises:
       DataError: nothing usable is in the records, or too many images are missing.
     """
@@ -98,6 +101,7 @@ class RecordSource:
         needs_boxes |= any(record.annotations for record in records)
         self._truths = [(record.file_name, self._truth(record)) for record in records]
         self._check_files(files)
+        self.paths = [os.path.join(images, file_name) for file_name, _ in self._truths]
         problems = self.report.lines()[1:]
         if strict and self.report.dropped:
             raise DataError(f"{name}: " + "\n  ".join(problems))
@@ -111,15 +115,11 @@ class RecordSource:
     def __getitem__(self, index: int) -> Example:
         truth = self._truths[index][1]
         try:
-            with open(self.path(index), "rb") as file:
+            with open(self.paths[index], "rb") as file:
                 image = decode_image(file.read(), truth.size)
         except (OSError, DataError) as error:
             return unreadable(truth.image_id, truth.size, str(error))
         return Example(image, truth)
-
-    def path(self, index: int) -> str:
-        """Of the image's file."""
-        return os.path.join(self.images, self._truths[index][0])
 
     def describe(self, index: int) -> str:
         name, truth = self._truths[index]

@@ -101,7 +101,7 @@ def open_split(find: Find, split: str, options: Mapping[str, Any]) -> RecordSour
         parsed = found["train"](options["train_images"])
     elif split in found:
         parsed = found[split](options.get(f"{split}_images", ""))
-    elif split == "train":
+    elif split == "train" or not found:
         raise DataError(_nothing_found(options["dir"], found))
     else:
         return None

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataReport
 from effdet_jax.data.fields import flag, number
-from effdet_jax.data.locate import Locator, list_files
+from effdet_jax.data.locate import Locator, list_files, list_images
 from effdet_jax.data.records import Annotation, Record, RecordSource
 from effdet_jax.data.splits import Parsed, Read, by_split, open_split, split_of
 
@@ -73,9 +73,7 @@ def read_voc(root: str, paths: Sequence[str], images: str) -> Parsed:
       images: folder of the images; '' looks for them below `root`.
     """
     report = DataReport()
-    if not images:
-        devkit = os.path.join(root, "JPEGImages")
-        images = devkit if os.path.isdir(devkit) else root
+    images = images or _images_folder(root)
     parsed = {path: _parse(os.path.join(root, path), report) for path in paths}
     found = {path: entry for path, entry in parsed.items() if entry is not None}
     objects = [item for entry in found.values() for item in entry.findall("object")]
@@ -96,6 +94,16 @@ def read_voc(root: str, paths: Sequence[str], images: str) -> Parsed:
     kind = f"{len(found)} Pascal VOC XML files in"
     folder = os.path.join(root, os.path.commonpath([os.path.dirname(path) for path in paths]))
     return Parsed(records, class_names, images, os.path.normpath(folder), kind, report)
+
+
+def _images_folder(root: str) -> str:
+    """The devkit's, or the folder itself, or one beside it if no image is there."""
+    beside = [os.path.join(root, os.pardir, name) for name in ("JPEGImages", "images")]
+    devkit = os.path.join(root, "JPEGImages")
+    if os.path.isdir(devkit):
+        return devkit
+    tried = [root, *map(os.path.normpath, beside)]
+    return next((folder for folder in tried if list_images(folder)), root)
 
 
 def _parse(path: str, report: DataReport) -> ElementTree.Element | None:
