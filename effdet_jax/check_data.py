@@ -37,7 +37,8 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 
 def main(folders: Sequence[str], config: ConfigDict | None, as_json: bool, report: str) -> int:
     config = config or configs.finetune()
-    if len(folders) > 1 or not (folders or config.data.dir or config.data.source != "coco"):
+    data = config.data
+    if len(folders) > 1 or not (folders or data.dir or data.train_json or data.source == "shapes"):
         raise ConfigError("name one data folder: python -m effdet_jax.check_data FOLDER")
     if folders:
         config.data.dir = folders[0]
@@ -66,6 +67,8 @@ def open_splits(experiment: Experiment) -> tuple[dict[str, Source], dict[str, Da
             else:
                 intensity = getattr(sources.get("train"), "intensity", ())
                 source = experiment.open_source(split, intensity=intensity)
+            if source is None:
+                continue
             sources[split], reports[split] = source, source.report
             if not source.report.boxes and not source.endless:
                 count(source)

@@ -6,6 +6,7 @@ named 'unused 12' and so on. Every other data set gets one column per category, 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,11 +35,11 @@ class ClassNames:
 
     Attributes:
       names: [K] one per class.
-      ids: [K] the data set's own category ids, written to result files.
+      ids: [K] the data set's own category ids, numbers or text, written to result files.
     """
 
     names: tuple[str, ...]
-    ids: tuple[int, ...]
+    ids: tuple[int | str, ...]
 
     def __post_init__(self):
         if len(self.names) != len(self.ids):
@@ -76,7 +77,7 @@ class ClassNames:
             raise ValueError("there are no categories")
         if names == COCO_NAMES:
             return COCO
-        ids = sorted(names)
+        ids = sorted(names, key=lambda id_: (isinstance(id_, str), id_))
         return cls(tuple(names[identity] for identity in ids), tuple(ids))
 
     @classmethod
@@ -93,13 +94,33 @@ class ClassNames:
             return COCO
         return cls.from_names([f"class {number}" for number in range(1, num_classes + 1)])
 
-    def index_of_id(self) -> dict[int, int]:
+    def index_of_id(self) -> dict[int | str, int]:
         """{category id: class index}."""
         return {identity: index for index, identity in enumerate(self.ids)}
 
     def index_of_name(self) -> dict[str, int]:
         """{class name: class index}."""
         return {name: index for index, name in enumerate(self.names)}
+
+    def with_ids_of(self, other: "ClassNames") -> "ClassNames":
+        """These classes with the ids that `other` has for their names.
+
+        A class that `other` hasn't keeps its own id, or gets the next free one if that is taken.
+
+        Raises:
+          ValueError: `other` has a name that isn't here; names all of them.
+        """
+        ids = dict(zip(other.names, other.ids))
+        unused = {name for name in COCO.names if name.startswith("unused ")}
+        if strangers := [name for name in ids if name not in self.names and name not in unused]:
+            raise ValueError(", ".join(map(repr, strangers)))
+        taken = set(other.ids)
+        free = (id_ for id_ in itertools.count(1) if id_ not in taken.union(self.ids))
+        pairs = zip(self.names, self.ids)
+        found = [
+            ids[name] if name in ids else next(free) if own in taken else own for name, own in pairs
+        ]
+        return ClassNames(self.names, tuple(found))
 
     def difference(self, other: "ClassNames") -> str:
         """One line that says how two class lists differ; empty if they don't."""

@@ -103,7 +103,7 @@ def run(
 
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """absl's parsing, with a plain message for what people mistype most."""
-    arguments = [_with_underscores(argument) for argument in argv[1:]]
+    arguments = [_with_home(_with_underscores(argument)) for argument in argv[1:]]
     if {"--help", "-h"} & set(arguments):
         _print_help()
         sys.exit(0)
@@ -232,6 +232,12 @@ def _with_underscores(argument: str) -> str:
     name, equals, value = argument.partition("=")
     is_flag = name.startswith("--") and not name.startswith("--config.") and len(name) > 2
     return "--" + name[2:].replace("-", "_") + equals + value if is_flag else argument
+
+
+def _with_home(argument: str) -> str:
+    """'--workdir=~/runs' with the home folder in place of '~', which shells only do to whole words."""
+    name, equals, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals else os.path.expanduser(argument)
 
 
 def _exit(message: str) -> NoReturn:

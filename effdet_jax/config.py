@@ -120,12 +120,13 @@ def get_config() -> ConfigDict:
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
-    config.data.source = "coco"  # Of `SOURCES`: 'coco' (a COCO-JSON folder), 'tfds', 'shapes'.
+    config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
     config.data.dir = ""  # The data folder.
-    config.data.train_json = ""  # Annotations, if they aren't found by themselves in `dir`.
+    config.data.train_json = ""  # Annotations that aren't in `dir`: a file or folder of any kind.
     config.data.val_json = ""
     config.data.train_images = ""  # Image folders, if they aren't found by themselves.
     config.data.val_images = ""
+    config.data.val_fraction = 0.1  # Of the images, drawn where there is no split; 0 draws none.
     config.data.train_split = "train"  # TFDS only.
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.

@@ -18,6 +18,7 @@ from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
 from effdet_jax.cli import define_config_flag, define_process_flags, run
 from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.subset import spread
 from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.distributed.processes import connected
@@ -31,6 +32,7 @@ from effdet_jax.evaluation.diagnosis import (
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
+from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
 
@@ -87,9 +89,7 @@ def main(
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
-        source = experiment.open_source(split, intensity=model.spec.intensity)
-        if different := model.class_names.difference(source.class_names):
-            raise DataError(f"the checkpoint and the data differ in their classes: {different}")
+        source = open_split(experiment, split, model)
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
@@ -98,11 +98,26 @@ def main(
         with memory_explained(lambda: [smaller]):
             result = evaluator(variables)
         print("\n".join(result_lines(result)))
-        if needs_diagnosis(result.metrics.summary["AP"]):
+        if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
             print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
         if output and jax.process_index() == 0:
             write_results(output, result.results)
         return 0
+
+
+def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
+    """The images of a split with the model's labels.
+
+    Raises:
+      DataError: there are none, or they have classes that the model hasn't.
+    """
+    source = experiment.open_source(split, intensity=model.spec.intensity)
+    if source is None:
+        raise DataError(
+            f"the data has no {split} split, and --config.data.val_fraction=0 draws none; all its "
+            "images: --split=train"
+        )
+    return match_classes(source, model.class_names)
 
 
 def result_lines(result: Evaluation) -> list[str]:
@@ -129,7 +144,8 @@ def why_so_low(
     train = None
     if split != "train":
         with contextlib.suppress(DataError):  # They needn't be here.
-            train = evaluator(variables, spread(experiment.train_source, NUM_TRAIN_IMAGES))
+            train_source = match_classes(experiment.train_source, source.class_names)
+            train = evaluator(variables, spread(train_source, NUM_TRAIN_IMAGES))
     known = Circumstances(score_threshold=experiment.detect_options["score_threshold"])
     return diagnose(result, source, known, train)
 
@@ -155,7 +171,7 @@ def stored_config(checkpoint: str, data_dir: str = "") -> ConfigDict:
     checkpoints.close()
     config = configs.from_plain(stored)
     folder = config.data.dir
-    if folder and not data_dir and not os.path.isdir(os.path.expanduser(folder)):
+    if folder and not data_dir and not os.path.exists(os.path.expanduser(folder)):
         raise DataError(
             f"the run's data folder '{folder}' isn't there, seen from {os.getcwd()}: "
             "--data_dir=FOLDER"

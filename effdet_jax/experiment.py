@@ -303,5 +303,5 @@ class Experiment(ExperimentData):
 
     @functools.cached_property
     def evaluator(self) -> Callable[..., Evaluation]:
-        """`variables → Evaluation` of this model on the validation data, compiled once."""
+        """`variables → Evaluation` of this model on the validation data, compiled once; needs some."""
         return self.create_evaluator(self.model, self.val_source, self.mesh)

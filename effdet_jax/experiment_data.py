@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
 from effdet_jax.data.check import note_copies
-from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.example import Source
 from effdet_jax.data.headers import HEADERS_CHECKED
+from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.source import open_source
 from effdet_jax.data.subset import covering
 from effdet_jax.detection.anchor_fit import aspect_factors
@@ -66,6 +68,12 @@ class ExperimentData:
         configs.validate(config)
         check_ops(config.augment.ops)
         config = config.copy_and_resolve_references()
+        at_home = {
+            knob: os.path.expanduser(value)
+            for knob, value in configs.flatten(config).items()
+            if isinstance(value, str) and value.startswith("~")
+        }
+        config.update_from_flattened_dict(at_home)
         return cls(config, devices, class_names, num_examples, earlier or {})
 
     @functools.cached_property
@@ -104,8 +112,11 @@ class ExperimentData:
 
     # Data.
 
-    def open_source(self, split: str, *, intensity: tuple[float, ...] = ()) -> Source:
-        """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
+    def open_source(self, split: str, *, intensity: tuple[float, ...] = ()) -> Source | None:
+        """The images and boxes of 'train' or 'val', opened anew; None if the data has no such split.
+
+        See `data.source.open_source`.
+        """
         data = self.asked.data.to_dict()
         data["intensity"] = data["intensity"] or intensity
         source = open_source(data["source"], split, data)
@@ -117,19 +128,21 @@ class ExperimentData:
         return self.open_source("train")
 
     @functools.cached_property
-    def val_source(self) -> Source:
-        """The validation data; the training data themselves where those are to be overfitted.
+    def val_source(self) -> Source | None:
+        """The validation data with the labels of the training data, by name; None if there is none.
+
+        Where some images are to be overfitted, those.
 
         Raises:
-          DataError: its classes aren't those of the training data.
+          DataError: it has classes that the training data hasn't.
         """
         if self.asked.data.overfit:
             return self.train_source
         source = self.open_source("val", intensity=self.intensity)
-        if different := self.class_names.difference(source.class_names):
-            raise DataError(f"training and validation data differ in their classes: {different}")
+        if source is None:
+            return None
         note_copies({"train": self.train_source, "val": source}, most=HEADERS_CHECKED)
-        return source
+        return match_classes(source, self.class_names)
 
     @property
     def intensity(self) -> tuple[float, ...]:

@@ -109,7 +109,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             return dict(last.metadata().metrics)
         folder.write_config(experiment.metadata.config)
         with closing(MetricWriter(folder, start_step)) as writer:
-            pictures = Pictures(folder, writer, experiment.val_source)
+            pictures = Pictures(folder, writer, experiment.val_source or experiment.train_source)
             metrics = fit(experiment, state, last, best, record, writer, pictures)
     print(f"done in {format_duration(time.time() - started)}: {folder}", flush=True)
     return metrics
@@ -146,7 +146,7 @@ def fit(
             if logs:
                 writer.scalars(number, monitor.finish_interval(number))
             with monitor.paused():
-                if schedule.evaluates_after(number):
+                if experiment.val_source and schedule.evaluates_after(number):
                     monitor.settle()
                     results = evaluate(experiment, number, state)
                     metrics, better = report(
@@ -221,7 +221,7 @@ def report(
     print("  " + "\n  ".join(result.metrics.lines()), flush=True)
     for image in result.unreadable:
         print(f"warning: {image} can't be read and counts as without detections")
-    if needs_diagnosis(aps[chosen], record.ap):
+    if result.metrics.num_boxes and needs_diagnosis(aps[chosen], record.ap):
         state = {"step": number, "monitor": monitor, "best_ap": record.ap, "aps": aps}
         lines = advice.why_so_low(experiment, result, variables, **state)
         print("  " + "\n  ".join(lines), flush=True)

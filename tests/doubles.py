@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from effdet_jax.classes import ClassNames
+from effdet_jax.config import get_config
 from effdet_jax.data.example import DataReport, Example, make_truth, unreadable
 
 
@@ -89,6 +90,11 @@ class Truths:
 def row(label, box=(0.0, 0.0, 10.0, 10.0), *, crowd=False):
     """A row of `Truths`."""
     return (box, label, crowd, 100.0)
+
+
+def source_options(**changes):
+    """What an entry of `SOURCES` is called with: the values below `config.data`."""
+    return get_config().data.to_dict() | changes
 
 
 def make_folder(root: pathlib.Path, **changes):

@@ -33,7 +33,7 @@ PARTS = {
     "model.pyramid": "top_down",
     "model.fusion": "largest",
     "model.objective": "cautious",
-    "data.source": "csv",
+    "data.source": "rows",
     "augment.ops": ("flip", "mix", "scale_jitter"),
 }
 
@@ -82,7 +82,7 @@ def workdir(folder, tmp_path_factory):
 
 
 def test_the_page_has_a_part_for_every_door(parts):
-    added = {"mix", "plain", ".here", "largest", "cautious", "top_down", "csv"}
+    added = {"mix", "plain", ".here", "largest", "cautious", "top_down", "rows"}
     assert added == {name for table in TABLES for name in table if name in added}
     assert len(BLOCKS) == 6 and all(len(block.splitlines()) <= 24 for block in BLOCKS)
 

@@ -53,9 +53,10 @@ def test_shapes_of_training_and_validation_never_meet():
 
 def test_data_is_opened_with_the_values_below_data(tmp_path):
     make_folder(tmp_path)
-    assert len(experiment(**{"data.dir": str(tmp_path)}).train_source) == 3
-    with pytest.raises(DataError, match="source='voc' isn't one of 'coco', 'tfds', 'shapes'"):
-        experiment(**{"data.source": "voc"}).open_source("val")
+    knobs = {"data.dir": str(tmp_path), "data.val_fraction": 0.0}
+    assert len(experiment(**knobs).train_source) == 3
+    with pytest.raises(DataError, match="source='vok' isn't one of 'auto', 'coco', 'voc'"):
+        experiment(**{"data.source": "vok"}).open_source("val")
 
 
 def test_augmentations_are_made_from_the_values_below_augment():
@@ -65,13 +66,30 @@ def test_augmentations_are_made_from_the_values_below_augment():
     assert experiment().augment_settings == AugmentSettings((512, 512))
 
 
-def test_validation_data_of_other_classes_is_refused(tmp_path):
+def test_validation_data_has_the_classes_of_the_training_data_by_name(tmp_path):
     make_folder(tmp_path)
     val = {"data.dir": str(tmp_path), "data.val_json": str(tmp_path / "train.json")}
-    cats = ClassNames.from_names(["cat", "cow"])
     assert experiment(class_names=None, **val).val_source.class_names.names == ("dog", "cat")
-    with pytest.raises(DataError, match="training and validation data differ in their classes: "):
-        experiment(class_names=cats, **val).val_source  # noqa: B018 (made when asked for)
+    reordered = experiment(class_names=ClassNames(("cat", "dog"), (1, 2)), **val).val_source
+    assert [truth.labels.tolist() for truth in reordered.ground_truth()] == [[0]] * 3
+    assert reordered.class_names == ClassNames(("cat", "dog"), (5, 2))  # Its own ids.
+    cows = experiment(class_names=ClassNames.from_names(["cat", "cow"]), **val)
+    with pytest.raises(DataError, match="the model has no class 'dog'"):
+        cows.val_source  # noqa: B018 (made when asked for)
+
+
+def test_without_validation_data_there_is_none(tmp_path):
+    make_folder(tmp_path)
+    knobs = {"data.dir": str(tmp_path), "data.val_fraction": 0.0}
+    assert experiment(class_names=None, **knobs).val_source is None
+    drawn = experiment(class_names=None, **knobs | {"data.val_fraction": 0.4})
+    assert (len(drawn.train_source), len(drawn.val_source)) == (2, 1)
+
+
+def test_paths_begin_at_home_where_they_say_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_folder(tmp_path)
+    assert len(experiment(class_names=None, **{"data.dir": "~"}).train_source) == 2
 
 
 def test_batches_go_on_from_any_step_as_the_config_says():
@@ -87,6 +105,7 @@ def test_batches_go_on_from_any_step_as_the_config_says():
 def test_slots_and_repeats_come_from_the_data(tmp_path):
     make_folder(tmp_path)  # Three images with a cat each.
     knobs = {"data.dir": str(tmp_path), "batch_size": 8, "model.image_size": "128"}
+    knobs["data.val_fraction"] = 0.0
     made = Experiment.from_config(changed_config(**knobs, **{"data.balance": 0.5}))
     assert made.data_fit.max_boxes == 8 and made.data_fit.repeats.tolist() == [1.0] * 3
     batch = next(made.train_batches())

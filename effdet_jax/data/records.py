@@ -24,6 +24,7 @@ from effdet_jax.data.example import (
     unreadable,
 )
 from effdet_jax.data.images import Header, Intensity, decode_image, measure_intensity
+from effdet_jax.data.locate import Locator
 
 CUT = "box reaching out of its image (cut there)"
 _LEAST_SIDE = 1 - 1e-3  # Pixels; a side of one pixel may have been rounded.
@@ -52,7 +53,7 @@ class Record(NamedTuple):
 
     Attributes:
       image_id: the data set's own id.
-      file_name: relative to the images folder.
+      file_name: relative to the images folder; another spelling of it is found (`data.locate`).
       size: (height, width), pixels; None if the data set doesn't say: the file does then.
       annotations: its boxes.
     """
@@ -78,6 +79,7 @@ class RecordSource:
       tolerate: so many faults that they can't be chance are none.
       rescale: boxes made for another size of the image are scaled to the file's.
       intensity: (low, high) of 16-bit and float images, see `decode_image`; () measures it.
+      needs_boxes: images that are listed without any box are an error.
 
     Attributes:
       paths: image files, in order.
@@ -100,17 +102,20 @@ class RecordSource:
         tolerate: bool = False,
         rescale: bool = False,
         intensity: Intensity = (),
+        needs_boxes: bool = True,
     ):
         self.class_names, self.images, self.name = class_names, images, name
         self.report = DataReport() if report is None else report
-        listed = self._merged(records)
-        listed, found = self._readable(listed)
+        files = Locator(images)
+        listed = self._merged(_located(list(records), files, self.report))
+        needs_boxes |= any(record.annotations for record in listed)
+        listed, found = self._readable(listed, files)
         listed = self._settled(listed, found, rescale=rescale)
         self._truths = [(record.file_name, self._truth(record)) for record in listed]
         self.paths = [os.path.join(images, file_name) for file_name, _ in self._truths]
         check.count(self)
         check.suspect_shares(self.report, sum(len(record.annotations) for record in listed))
-        self._refuse(strict=strict, tolerate=tolerate)
+        self._refuse(strict=strict, tolerate=tolerate, needs_boxes=needs_boxes)
         self.intensity = intensity or self._measured_intensity(found)
 
     def __len__(self) -> int:
@@ -147,11 +152,13 @@ class RecordSource:
                 by_file[file] = first._replace(annotations=boxes)
         return list(by_file.values())
 
-    def _readable(self, records: Sequence[Record]) -> tuple[list[Record], dict[int, Header]]:
+    def _readable(
+        self, records: Sequence[Record], files: Locator
+    ) -> tuple[list[Record], dict[int, Header]]:
         """Records whose file is there and an image, and the headers that were read, by position."""
-        present, missing = _Files(self.images), set()
+        missing = set()
         for number, record in enumerate(records):
-            if not present.holds(record.file_name):
+            if not files.holds(record.file_name):
                 missing.add(number)
                 where = _describe(record.image_id, record.file_name)
                 self.report.drop("image file is missing", where)
@@ -242,15 +249,15 @@ class RecordSource:
             rows.append((cut, annotation.label, annotation.crowd, area))
         return make_truth(record.image_id, record.size, rows)
 
-    def _refuse(self, *, strict: bool, tolerate: bool):
+    def _refuse(self, *, strict: bool, tolerate: bool, needs_boxes: bool):
         report, problems = self.report, self.report.lines()[1:]
         if strict and report.faults:
             raise DataError(f"{self.name}: " + "\n  ".join(problems))
-        if report.stops and not (tolerate and report.boxes):
+        if report.stops and not (tolerate and (report.boxes or not needs_boxes)):
             raise check.stopped(self.name, report)
         if not report.images:
             raise DataError(f"{self.name}: no usable images; " + "; ".join(problems))
-        if not report.boxes:
+        if not report.boxes and needs_boxes:
             raise DataError(
                 f"{self.name}: none of its {report.images} images has a usable box; "
                 + "; ".join(report.lines())
@@ -268,18 +275,14 @@ class RecordSource:
         return intensity
 
 
-class _Files:
-    """Which relative names exist under a folder, with one listing per folder instead of a stat."""
-
-    def __init__(self, root: str):
-        self._root = root
-        self._listed: dict[str, set[str]] = {}
-
-    def holds(self, name: str) -> bool:
-        folder, base = os.path.split(os.path.join(self._root, name))
-        if folder not in self._listed:
-            self._listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        return base in self._listed[folder]
+def _located(records: list[Record], files: Locator, report: DataReport) -> list[Record]:
+    """The records with the names that their files have here."""
+    found = files.find_all(record.file_name for record in records)
+    if found:
+        (name, path), *_ = sorted(found.items())
+        text = f"{len(found)} images found under another name, first: '{name}' is '{path}'"
+        report.notes.append(text)
+    return [r._replace(file_name=found.get(r.file_name, r.file_name)) for r in records]
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,24 +3,33 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from effdet_jax.data.auto import open_auto
 from effdet_jax.data.check import check_training
 from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.synthetic import open_shapes
+from effdet_jax.data.tables import open_tables
 from effdet_jax.data.tfds import open_tfds
+from effdet_jax.data.voc import open_voc
+from effdet_jax.data.yolo import open_yolo
 
-# name → (split, options) → source; a new kind of data is a file and a line here.
+# name → (split, options) → source, None where the data has no such split; a new kind of data is a
+# file and a line here.
 #   split: 'train' or 'val'.
 #   options: the values below `config.data`: dir, train_json, strict, ….
-SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source]] = {
+SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source | None]] = {
+    "auto": open_auto,
     "coco": open_coco,
+    "voc": open_voc,
+    "yolo": open_yolo,
+    "csv": open_tables,
     "tfds": open_tfds,
     "shapes": open_shapes,
 }
 
 
-def open_source(name: str, split: str, options: Mapping[str, Any]) -> Source:
-    """The examples of a split, 'train' or 'val', by the entry `name` of `SOURCES`.
+def open_source(name: str, split: str, options: Mapping[str, Any]) -> Source | None:
+    """The examples of a split, 'train' or 'val', by the entry `name` of `SOURCES`; None without it.
 
     Raises:
       DataError: there is no such entry, or the data can't be used.

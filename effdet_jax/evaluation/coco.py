@@ -30,14 +30,18 @@ class CocoMetrics:
       summary: {'AP': …, 'AP50': …, …}, the twelve of `METRICS`.
       per_class: {class name: AP}, classes with ground truth only.
       num_images: images evaluated.
+      num_boxes: of the ground truth, crowds among them.
     """
 
     summary: dict[str, float]
     per_class: dict[str, float]
     num_images: int
+    num_boxes: int
 
     def lines(self) -> list[str]:
         """A table to print."""
+        if not self.num_boxes:
+            return ["no ground truth, no AP"]
         lines = [
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[:6]),
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[6:]),
@@ -123,7 +127,7 @@ def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) ->
         if (precision[:, :, number] > -1).any()
     }
     summary = {name: float(value) for name, value in zip(METRICS, evaluation.stats)}
-    return CocoMetrics(summary, per_class, len(numbered["images"]))
+    return CocoMetrics(summary, per_class, len(numbered["images"]), len(numbered["annotations"]))
 
 
 def _with_numbers_for_ids(

@@ -12,10 +12,12 @@ from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.run.decisions import Decision
 from effdet_jax.run.schedule import Schedule
 
+NO_VALIDATION = "none: nothing is evaluated, and the best checkpoint is the last one"
+
 
 def banner_lines(
     train_source: Source,
-    val_source: Source,
+    val_source: Source | None,
     mesh: Mesh,
     model: Detector,
     schedule: Schedule,
@@ -38,7 +40,8 @@ def banner_lines(
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     lines = [f"devices    {len(devices)} × {devices[0].device_kind}{processes}, mesh {axes}"]
     for name, source in (("train", train_source), ("val", val_source)):
-        lines.append(f"{name:10s} " + "\n           ".join(source.report.lines()))
+        text = source.report.lines() if source else [NO_VALIDATION]
+        lines.append(f"{name:10s} " + "\n           ".join(text))
     lines += _model_lines(model)
     lines.append(
         f"batch      {batch_size} = {_per_device(mesh, batch_size, microbatches)} per device; "

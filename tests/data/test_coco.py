@@ -9,14 +9,24 @@ import pathlib
 import numpy as np
 import pytest
 
-from effdet_jax.data.coco import CocoFolder, find_annotations
+from effdet_jax.classes import ClassNames
+from effdet_jax.data.coco import find_coco, open_coco, read_coco
 from effdet_jax.data.example import DataError
 from tests.conftest import shared
-from tests.doubles import make_folder
+from tests.doubles import make_folder, source_options
 
 
 def load(root: pathlib.Path, **options):
-    return CocoFolder(str(root / "train.json"), **options)
+    """All images of a folder's train.json."""
+    return open_coco("train", source_options(dir=str(root), val_fraction=0.0) | options)
+
+
+def parse(root: pathlib.Path):
+    return read_coco(str(root / "train.json"), "")
+
+
+def boxes_of(parsed):
+    return [row.box for record in parsed.records for row in record.annotations]
 
 
 def test_a_sound_folder(tmp_path):
@@ -43,7 +53,11 @@ def annotation(**changes):
         ({"bbox": [math.nan, 1, 5, 5]}, "box that isn't four finite numbers"),
         ({"bbox": [1, 1, math.inf, 5]}, "box that isn't four finite numbers"),
         ({"bbox": []}, "box that isn't four finite numbers"),
-        ({"bbox": ["1", 1, 5, 5]}, "box that isn't four finite numbers"),
+        ({"bbox": ["1px", 1, 5, 5]}, "box that isn't four finite numbers"),
+        ({"bbox": {"x": 1}}, "box that isn't four finite numbers"),
+        ({"category_id": [5]}, "box of a category that isn't listed"),
+        ({"image_id": [0]}, "box of an image that isn't listed"),
+        ({"image_id": None}, "box of an image that isn't listed"),
         ({"bbox": None}, "box that isn't four finite numbers"),
         ({"bbox": [400, 1, 5, 5]}, "box outside its image"),
         ({"bbox": [-30, -30, 5, 5]}, "box outside its image"),
@@ -84,8 +98,11 @@ def test_string_ids_and_missing_sizes(tmp_path):
     ("changes", "message"),
     [
         ({"images": []}, "lists no images"),
-        ({"annotations": []}, "has no boxes"),
-        ({"annotations": None}, "not a COCO detection file: it has no list annotations"),
+        ({"annotations": []}, "none of its 3 images has a usable box"),
+        ({"annotations": None}, "none of its 3 images has a usable box"),
+        ({"annotations": 3}, "not a COCO detection file: annotations isn't a list"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]},
+         "category id 5 is listed as 'a' and 'b'"),
         ({"categories": []}, "there are no categories"),
         (
             {"categories": [{"id": 5, "name": "a"}, {"id": 6, "name": "a"}]},
@@ -105,7 +122,7 @@ def test_unusable_files_say_why(tmp_path, changes, message):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[1, 2]", "not a COCO detection file: it has no list images and no list annotations"),
+        ("[1, 2]", "not a COCO detection file: it has no list images and no list categories"),
         ('{"images": 3}', "it has no list images"),
     ],
 )
@@ -115,62 +132,172 @@ def test_files_that_are_not_coco(tmp_path, text, message):
         load(tmp_path)
 
 
-def test_a_missing_annotation_file(tmp_path):
-    with pytest.raises(DataError, match="there is no annotation file"):
-        load(tmp_path)
-
-
 def test_an_image_listed_twice(tmp_path):
     content = make_folder(tmp_path)
     make_folder(tmp_path, images=content["images"] + content["images"][:1])
-    with pytest.raises(DataError, match="image id 0 is listed twice"):
+    source = load(tmp_path)
+    assert len(source) == 3 and source.report.dropped == {"image that is listed twice": 1}
+    make_folder(tmp_path, images=[*content["images"], {"id": 0, "file_name": "1.png"}])
+    with pytest.raises(DataError, match="image id 0 is listed twice, as '0.png' and as '1.png'"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "split"),
+    ("changes", "fault"),
     [
-        ("train.json", "train"),
-        ("annotations/instances_train2017.json", "train"),
-        ("annotations/instances_val.json", "val"),
-        ("valid/_annotations.coco.json", "val"),
-        ("test.json", "val"),
+        ({"images": [{"id": 0, "file_name": "0.png"}, None]}, "entry of 'images' that is no object"),
+        ({"images": [{"id": 0, "file_name": "0.png"}, {"file_name": "1.png"}]}, "image without id"),
+        ({"images": [{"id": 0, "file_name": "0.png"}, {"id": [1], "file_name": "1.png"}]},
+         "image without id"),
+        ({"images": [{"id": 0, "file_name": "0.png"}, {"id": 1, "file_name": None}]},
+         "image without file_name"),
+        ({"images": [{"id": 0, "file_name": "0.png", "width": "80px", "height": 30}]},
+         "image whose height or width is no number (the file counts)"),
+        ({"categories": [{"id": 5, "name": "cat"}, {"name": "dog"}]}, "category without an id"),
+        ({"categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": None}]},
+         "category without a name"),
+        ({"annotations": [annotation(), None]}, "entry of 'annotations' that is no object"),
+        ({"annotations": [annotation(area="big")]},
+         "area that is no number of pixels (the box's is taken)"),
+        ({"annotations": [annotation(iscrowd="some")]},
+         "iscrowd that is neither 0 nor 1 (taken as 0)"),
+    ],
+)  # fmt: skip
+def test_entries_of_a_wrong_shape_are_named_faults(tmp_path, changes, fault):
+    kept = {"annotations": [annotation()]}
+    make_folder(tmp_path, **kept | changes)
+    source = load(tmp_path)
+    assert source.report.dropped == {fault: 1} and "train.json: " in source.report.lines()[1]
+    assert source.report.boxes == 1 and not source[0].truth.crowd.any()
+
+
+def test_ids_of_another_type_are_compared_as_text(tmp_path):
+    make_folder(tmp_path, annotations=[annotation(image_id="0", category_id="5")])
+    parsed = parse(tmp_path)
+    assert len(parsed.records[0].annotations) == 1 and parsed.report.dropped == {}
+    assert parsed.report.notes == [
+        "1 × category_id of another type, compared as text, first: '5' for 5",
+        "1 × image_id of another type, compared as text, first: '0' for 0",
+    ]
+
+
+def test_equal_categories_are_one_and_flat_polygons_are_read(tmp_path):
+    """As the VGG Image Annotator exports: a category per region."""
+    cat = {"id": 5, "name": "cat", "supercategory": "class"}
+    region = annotation(bbox=None, segmentation=[5, 6, 35, 6, 35, 26, 5, 26])
+    make_folder(tmp_path, categories=[cat] * 3, annotations=[region])
+    parsed = parse(tmp_path)
+    assert parsed.class_names == ClassNames(("cat",), (5,))
+    assert boxes_of(parsed) == [(6, 5, 26, 35)]
+
+
+def test_the_group_of_other_categories_is_no_class(tmp_path):
+    """As Roboflow exports; its project may be called like its only class."""
+    group = {"id": 0, "name": "cat", "supercategory": "none"}
+    cat = {"id": 5, "name": "cat", "supercategory": "cat"}
+    make_folder(tmp_path, categories=[group, cat])
+    parsed = parse(tmp_path)
+    assert parsed.class_names == ClassNames(("cat",), (5,))
+    assert "'cat' (id 0)" in parsed.report.notes[-1]
+
+
+def test_ids_may_be_of_several_types(tmp_path):
+    make_folder(tmp_path, categories=[{"id": "dog", "name": "dog"}, {"id": 5, "name": "cat"}])
+    assert parse(tmp_path).class_names == ClassNames(("cat", "dog"), (5, "dog"))
+
+
+@pytest.mark.parametrize(("used", "ids"), [(0, (0, 1)), (2, (1, 2)), ("dog", ("cat", "dog"))])
+def test_categories_may_be_names_alone(tmp_path, used, ids):
+    rows = [annotation(category_id=used)]
+    make_folder(tmp_path, categories=["cat", "dog"], annotations=rows)
+    assert parse(tmp_path).class_names == ClassNames(("cat", "dog"), ids)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[4, 6, 24, 6, 24, 16], [4, 16, 10, 10, 5, 9]],
+        # 30 rows: 4 columns and 6 rows of nothing, then 20 columns of 10 rows.
+        {"size": [30, 40], "counts": [4 * 30 + 6, *[10, 20] * 19, 10, 30 * 16 + 14]},
     ],
 )
-def test_usual_layouts_are_found(tmp_path, name, split):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("{}")
-    assert find_annotations(str(tmp_path), split) == str(path)
+def test_boxes_of_polygons_and_masks(tmp_path, segmentation):
+    row = annotation(segmentation=segmentation)
+    del row["bbox"]
+    make_folder(tmp_path, annotations=[row])
+    parsed = parse(tmp_path)
+    assert boxes_of(parsed) == [(6, 4, 16, 24)]
+    assert parsed.report.notes == ["1 boxes are those of polygons or masks: they have no bbox"]
 
 
-def test_where_annotations_were_looked_for_is_said(tmp_path):
-    (tmp_path / "labels.json").write_text("{}")
-    with pytest.raises(DataError, match=r"no val annotations.*labels.json.*--config.data.val_json"):
-        find_annotations(str(tmp_path), "val")
-    with pytest.raises(DataError, match="data folder '.*nowhere' doesn't exist"):
-        find_annotations(str(tmp_path / "nowhere"), "train")
+@pytest.mark.parametrize("crowd", ["0", "false", False, 0.0, None])
+def test_no_crowd_in_every_spelling(tmp_path, crowd):
+    make_folder(tmp_path, annotations=[annotation(iscrowd=crowd)])
+    assert not parse(tmp_path).records[0].annotations[0].crowd
 
 
-def test_images_beside_the_json_are_found(tmp_path):
-    """Roboflow's layout: the images lie next to the annotations."""
-    make_folder(tmp_path)
-    (tmp_path / "train").mkdir()
-    for path in (tmp_path / "images").iterdir():
-        path.rename(tmp_path / "train" / path.name)
-    (tmp_path / "train.json").rename(tmp_path / "train" / "_annotations.coco.json")
-    source = CocoFolder(find_annotations(str(tmp_path), "train"))
-    assert len(source) == 3
+def test_numbers_may_be_text_and_a_byte_order_mark_is_read(tmp_path):
+    make_folder(
+        tmp_path,
+        images=[{"id": 0, "file_name": "0.png", "width": "40.0", "height": "30"}],
+        annotations=[annotation(bbox=["4", "6", 20, 10], area="150", iscrowd="1")],
+    )
+    path = tmp_path / "train.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    (record,) = parse(tmp_path).records
+    assert record.size == (30, 40) and record.annotations[0].box == (6, 4, 16, 24)
+    assert record.annotations[0].crowd and record.annotations[0].area == 150
+
+
+def test_a_url_stands_for_a_file_name(tmp_path):
+    """As in LVIS."""
+    url = "http://images.cocodataset.org/train2017/1.png"
+    make_folder(tmp_path, images=[{"id": 0, "coco_url": url}], annotations=[annotation()])
+    source = load(tmp_path)
+    assert source[0].image[0, 0, 0] == 1
+    assert source.report.notes[1] == f"1 images found under another name, first: '{url}' is '1.png'"
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [
+        (["train.json"], "train"),
+        (["annotations/instances_train2017.json", "annotations/captions_train2017.json"], "train"),
+        (["annotations/instances_val.json"], "val"),
+        (["valid/_annotations.coco.json"], "val"),
+        (["test.json"], "test"),
+        (["annotations/instances_default.json"], "train"),
+        (["annotations/instances_Train.json"], "train"),
+        (["via_export_coco.json"], "train"),
+        (["annotations/lvis_v1_train.json", "annotations/lvis_v1_val.json"], "train"),
+        (["train/labels.json", "val/labels.json"], "val"),
+    ],
+)
+def test_usual_layouts_are_found(tmp_path, names, split):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"images": [], "categories": []}')
+    read = find_coco(str(tmp_path))[split]
+    assert pathlib.Path(read.args[0]) in [tmp_path / name for name in names]
+
+
+def test_what_is_ambiguous_or_no_coco_is_not_found(tmp_path):
+    (tmp_path / "notes.json").write_text('{"categories": [], "info": 1}')
+    assert find_coco(str(tmp_path)) == {}
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"images": [], "categories": []}')
+    assert find_coco(str(tmp_path)) == {}
+    assert set(find_coco(str(tmp_path / "a.json"))) == {"train"}
 
 
 def test_bccd_as_published():
-    source = CocoFolder(find_annotations(str(shared("data/bccd")), "train"))
+    source = load(shared("data/bccd"))
     assert (len(source), source.report.boxes) == (205, 2804)
     assert source.report.dropped == {"box without width or height": 1}
     assert source.class_names.names == ("RBC", "WBC", "Platelets")
 
 
 def test_a_slice_of_coco():
-    source = CocoFolder(find_annotations(str(shared("data/coco_slice")), "val"))
+    source = open_coco("val", source_options(dir=str(shared("data/coco_slice"))))
     assert (len(source), len(source.class_names), source.report.crowd) == (33, 90, 3)
     assert source.report.dropped == {}

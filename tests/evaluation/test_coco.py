@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.coco import CocoFolder
+from effdet_jax.data.coco import open_coco
 from effdet_jax.evaluation.coco import (
     METRICS,
     coco_dataset,
@@ -13,6 +13,7 @@ from effdet_jax.evaluation.coco import (
     write_results,
 )
 from tests.conftest import shared
+from tests.doubles import source_options
 
 LABELS = ClassNames(("cat", "dog"), (5, 9))
 
@@ -57,8 +58,7 @@ def test_the_published_fixture_gives_its_twelve_numbers():
 
 def test_ground_truth_as_detections_is_perfect():
     folder = shared("data/coco_slice")
-    annotations = folder / "annotations" / "instances_val2017.json"
-    source = CocoFolder(str(annotations), str(folder / "val2017"))
+    source = open_coco("val", source_options(dir=str(folder)))
     results = []
     for truth in source.ground_truth():
         kept = ~truth.crowd
@@ -125,3 +125,10 @@ def test_rows_have_the_data_sets_ids_and_xywh():
 def test_results_are_written_into_a_new_folder(tmp_path):
     write_results(str(tmp_path / "new" / "results.json"), [found(1)])
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == [found(1)]
+
+
+def test_without_ground_truth_there_is_no_ap():
+    dataset = {"images": [{"id": 7}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    row = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 2, 2], "score": 0.5}
+    metrics = evaluate_coco(dataset, [row])
+    assert metrics.lines() == ["no ground truth, no AP"] and metrics.num_images == 1
