@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
+from effdet_jax.classes import ClassNames
 from effdet_jax.cli import define_config_flag, define_process_flags, run
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.relabel import match_classes
@@ -88,13 +89,7 @@ def main(
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
-        source = experiment.open_source(split)
-        if source is None:
-            raise DataError(
-                f"the data has no {split} split, and --config.data.val_fraction=0 draws none; all "
-                "its images: --split=train"
-            )
-        source = match_classes(source, model.class_names)
+        source = open_split(experiment, split, model.class_names)
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
@@ -108,6 +103,21 @@ def main(
         if output and jax.process_index() == 0:
             write_results(output, result.results)
         return 0
+
+
+def open_split(experiment: Experiment, split: str, class_names: ClassNames) -> Source:
+    """The data to evaluate on, with the labels that a model predicts.
+
+    Raises:
+      DataError: there is no such split, or it has classes that the model hasn't.
+    """
+    source = experiment.open_source(split)
+    if source is None:
+        raise DataError(
+            f"the data has no {split} split, and --config.data.val_fraction=0 draws none; all its "
+            "images: --split=train"
+        )
+    return match_classes(source, class_names)
 
 
 def result_lines(result: Evaluation) -> list[str]:
