@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "check_data": "what a data folder holds, and what is wrong with it",
     "train": "trains a detector, or goes on with a run that was stopped",
     "evaluate": "COCO metrics of a checkpoint on a data set",
     "predict": "detections on image files: a JSON and drawn pictures",

@@ -51,6 +51,7 @@ _AT_LEAST = {
     "data.max_boxes": 0,
     "data.balance": 0,
     "data.workers": 0,
+    "data.val_fraction": 0,
     "data.threads": 1,
     "log_every_steps": 1,
     "keep_checkpoints": 1,
@@ -122,9 +123,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
     config.data.dir = ""  # The data folder.
-    config.data.train_json = (
-        ""  # Annotations that aren't found in `dir`: a file or folder of any kind.
-    )
+    config.data.train_json = ""  # Annotations of any kind, if they aren't found in `dir`.
     config.data.val_json = ""
     config.data.train_images = ""  # Image folders, if they aren't found by themselves.
     config.data.val_images = ""
@@ -133,6 +132,9 @@ def get_config() -> ConfigDict:
     config.data.val_split = "validation"
     config.data.tfds_name = ""  # 'coco/2017:1.1.0', below `dir`; '' reads `dir` itself.
     config.data.strict = False  # A bad box or file is an error instead of a count.
+    config.data.tolerate = False  # So many faults that they can't be chance are no error.
+    config.data.rescale = False  # Boxes made for another size of the images are scaled to theirs.
+    config.data.intensity = ()  # Values of 16-bit and float images that become 0 and 255: (0, 4095).
     config.data.overfit = 0  # Images to train and evaluate on, the same for both; 0 is all.
     config.data.max_boxes = 0  # Ground-truth slots per image; 0 is as many as the data need.
     config.data.balance = 0.0  # Images of classes in fewer than this share are repeated; 0 is off.
@@ -244,6 +246,25 @@ def coco(
     return smoke(config, image_size=smoke_size) if mode == "smoke" else config
 
 
+def finetune(arg: str | None = None) -> ConfigDict:
+    """A recipe for sets of any size: AdamW, weak scale jitter, and what `OPEN` names left open.
+
+    Args:
+      arg: the mode, '' or 'smoke'.
+    """
+    mode = parse_arg(arg, modes=("smoke",))
+    config = get_config()
+    config.update_from_flattened_dict(OPEN)
+    config.optim.name = "adamw"
+    config.optim.weight_decay = 0.05
+    config.optim.warmup_init = 0.0
+    config.augment.scale_min = 0.5  # Small sets lose more than they gain by the reference's 0.1–2.
+    config.augment.scale_max = 1.5
+    config.augment.colour = 0.2
+    config.log_every_steps = 20
+    return smoke(config) if mode == "smoke" else config
+
+
 def set_protocol(config: ConfigDict, name: str):
     """Evaluates by a protocol of `PROTOCOLS`, and forgets the knobs that would change it."""
     defaults = get_config().eval
@@ -279,9 +300,17 @@ def validate(config: ConfigDict):
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"
         )
+    if config.data.intensity and not _is_range(config.data.intensity):
+        raise ConfigError(
+            f"--config.data.intensity={config.data.intensity!r} must be (low, high), such as (0, 4095)"
+        )
     low, high = config.augment.scale_min, config.augment.scale_max
     if not 0 < low <= high:
         raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
+
+
+def _is_range(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and values[0] < values[1]
 
 
 def parse_size(text: str) -> tuple[int, int]:

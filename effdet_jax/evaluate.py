@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
-from effdet_jax.classes import ClassNames
 from effdet_jax.cli import define_config_flag, define_process_flags, run
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.relabel import match_classes
@@ -33,6 +32,7 @@ from effdet_jax.evaluation.diagnosis import (
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
+from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
 
@@ -89,7 +89,7 @@ def main(
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
-        source = open_split(experiment, split, model.class_names)
+        source = open_split(experiment, split, model)
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
@@ -105,19 +105,19 @@ def main(
         return 0
 
 
-def open_split(experiment: Experiment, split: str, class_names: ClassNames) -> Source:
+def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
     """The data to evaluate on, with the labels that a model predicts.
 
     Raises:
       DataError: there is no such split, or it has classes that the model hasn't.
     """
-    source = experiment.open_source(split)
+    source = experiment.open_source(split, intensity=model.spec.intensity)
     if source is None:
         raise DataError(
             f"the data has no {split} split, and --config.data.val_fraction=0 draws none; all its "
             "images: --split=train"
         )
-    return match_classes(source, class_names)
+    return match_classes(source, model.class_names)
 
 
 def result_lines(result: Evaluation) -> list[str]:

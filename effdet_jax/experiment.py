@@ -91,7 +91,7 @@ class Experiment(ExperimentData):
         """The variant by name, and what the config changes."""
         # Where no data is to be opened, anchors that it would decide are the model's own.
         knobs = self.asked.model if self.given_class_names else self.config.model
-        return create_spec(knobs, len(self.class_names))
+        return create_spec(knobs, len(self.class_names), self.intensity)
 
     @functools.cached_property
     def anchor_fit(self) -> AnchorFit | None:

@@ -13,7 +13,9 @@ from effdet_jax import config as configs
 from effdet_jax.classes import ClassNames
 from effdet_jax.config import ConfigError
 from effdet_jax.data.augment import check_ops
+from effdet_jax.data.check import note_copies
 from effdet_jax.data.example import Source
+from effdet_jax.data.headers import HEADERS_CHECKED
 from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.source import open_source
 from effdet_jax.data.subset import covering
@@ -110,16 +112,12 @@ class ExperimentData:
 
     # Data.
 
-    def open_source(self, split: str) -> Source | None:
-        """The images and boxes of 'train' or 'val', opened anew; None if the data has no such split.
-
-        Raises:
-          DataError: they can't be used; the message names the file and what to do.
-        """
-        data = self.asked.data
-        if data.overfit:
-            return covering(open_source(data.source, "train", data.to_dict()), data.overfit)
-        return open_source(data.source, split, data.to_dict())
+    def open_source(self, split: str, *, intensity: tuple[float, ...] = ()) -> Source | None:
+        """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
+        data = self.asked.data.to_dict()
+        data["intensity"] = data["intensity"] or intensity
+        source = open_source(data["source"], split, data)
+        return covering(source, data["overfit"]) if data["overfit"] else source
 
     @functools.cached_property
     def train_source(self) -> Source:
@@ -129,12 +127,25 @@ class ExperimentData:
     @functools.cached_property
     def val_source(self) -> Source | None:
         """The validation data with the labels of the training data, by name; None if there is none.
+        The training data themselves where those are to be overfitted.
 
         Raises:
           DataError: it has classes that the training data hasn't.
         """
-        source = self.open_source("val")
-        return source and match_classes(source, self.class_names)
+        if self.asked.data.overfit:
+            return self.train_source
+        source = self.open_source("val", intensity=self.intensity)
+        if source is None:
+            return None
+        note_copies({"train": self.train_source, "val": source}, most=HEADERS_CHECKED)
+        return match_classes(source, self.class_names)
+
+    @property
+    def intensity(self) -> tuple[float, ...]:
+        """Values of 16-bit and float images that become 0 and 255; () if there are none."""
+        if self.asked.data.intensity or self.given_class_names:
+            return self.asked.data.intensity
+        return getattr(self.train_source, "intensity", ())
 
     @functools.cached_property
     def class_names(self) -> ClassNames:
@@ -148,7 +159,9 @@ class ExperimentData:
         return DataFit(source, data.max_boxes, data.balance, self.asked.loss.class_weights)
 
 
-def create_spec(knobs: ConfigDict, num_classes: int) -> ModelSpec:
+def create_spec(
+    knobs: ConfigDict, num_classes: int, intensity: tuple[float, ...] = ()
+) -> ModelSpec:
     """The variant that the knobs below `config.model` name, and what they change.
 
     Raises:
@@ -156,7 +169,7 @@ def create_spec(knobs: ConfigDict, num_classes: int) -> ModelSpec:
     """
     # Knobs are fields of a spec, '' and 0 the model's own; but for these four.
     others = ("name", "image_size", "aspects", "drop_connect")
-    changes: dict[str, Any] = {
+    changes: dict[str, Any] = {"intensity": intensity} | {
         name: value
         for name, value in knobs.items()
         if value and value != configs.OPEN.get(f"model.{name}") and name not in others

@@ -20,7 +20,7 @@ from PIL import Image
 from effdet_jax.classes import ClassNames
 from effdet_jax.cli import run
 from effdet_jax.data.example import DataError
-from effdet_jax.data.images import decode_image
+from effdet_jax.data.images import Intensity, decode_image
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.evaluation.coco import coco_results, write_results
 from effdet_jax.inference.load import load
@@ -63,7 +63,7 @@ def main(
     predictor = Predictor(model, variables, batch_size=min(batch_size, len(files)))
     rows, best_scores, broken = [], {}, 0
     for start in range(0, len(files), batch_size):
-        read = dict(_read(files[start : start + batch_size]))
+        read = dict(_read(files[start : start + batch_size], model.spec.intensity))
         broken += len(files[start : start + batch_size]) - len(read)
         if not read:
             continue
@@ -143,12 +143,12 @@ def find_images(paths: Sequence[str]) -> list[str]:
     return files
 
 
-def _read(files: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _read(files: Sequence[str], intensity: Intensity) -> Iterator[tuple[str, np.ndarray]]:
     """(name, image) of the files that can be read; the others are named."""
     for name in files:
         try:
             with open(name, "rb") as file:
-                yield name, decode_image(file.read())
+                yield name, decode_image(file.read(), intensity=intensity)
         except (OSError, DataError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
 

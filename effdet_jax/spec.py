@@ -49,6 +49,8 @@ class ModelSpec:
       conv: kind of the pyramid's and the heads' convolutions, one of
         `layers.convolution.CONVOLUTIONS`.
       objective: heads, targets, loss and decoding, one of `detection.objective.OBJECTIVES`.
+      intensity: (low, high), values of 16-bit and float images that became 0 and 255 in training, see
+        `data.images.decode_image`; () where there were none.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelSpec:
     laterals: str = "node"
     conv: str = "separable"
     objective: str = "retina"
+    intensity: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.padding not in PADDINGS:

@@ -35,7 +35,7 @@ from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.monitor import Monitor, format_duration
 from effdet_jax.run.pictures import Pictures
 from effdet_jax.run.stop import StopSignal
-from effdet_jax.run.workdir import Workdir
+from effdet_jax.run.workdir import Workdir, earlier_config
 from effdet_jax.training.state import TrainState
 from effdet_jax.training.step import Step
 
@@ -88,9 +88,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       DeviceMemoryError: a step needs more memory than there is.
     """
     started = time.time()
-    folder = Workdir(workdir)
-    experiment = Experiment.from_config(config, earlier=folder.read_config())
+    experiment = Experiment.from_config(config, earlier=earlier_config(workdir))
     lines = experiment.banner_lines()  # Opens the data; what can't be is refused here.
+    folder = Workdir(workdir)  # Not before: a start that fails leaves no folder.
     total_steps = experiment.schedule.total_steps
     with (
         memory_explained(lambda: advice.what_fits(experiment)),
@@ -99,6 +99,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         closing(Checkpoints(folder.best)) as best,
     ):
         print("\n".join(lines), flush=True)
+        write_data_report(experiment, folder)
         state = experiment.load_or_create_state(last)
         start_step = int(state.step)
         record = experiment.create_best(best, folder.metrics, start_step)
@@ -112,6 +113,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             metrics = fit(experiment, state, last, best, record, writer, pictures)
     print(f"done in {format_duration(time.time() - started)}: {folder}", flush=True)
     return metrics
+
+
+def write_data_report(experiment: Experiment, folder: Workdir):
+    """Lists every fault of the data in the workdir; says so if there are any."""
+    sources = {"train": experiment.train_source, "val": experiment.val_source}
+    reports = {split: source.report for split, source in sources.items() if source}
+    folder.write_data_report({split: report.to_dict() for split, report in reports.items()})
+    if any(report.faults for report in reports.values()):
+        print(f"report     every fault of the data: {folder.data_report}", flush=True)
 
 
 def fit(

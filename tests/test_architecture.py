@@ -21,12 +21,12 @@ FLOORS = (
     {"convert"},
     {"inference", "training"},
     {"evaluation", "export"},
-    {"run", "knobs"},
+    {"run", "knobs", "report"},
     {"experiment_data"},
     {"cli", "experiment", "__main__"},
     {"plan"},
     {"advice"},
-    {"train", "evaluate", "predict", "summary", "plan.__main__", "convert.__main__"}
+    {"train", "evaluate", "predict", "summary", "check_data", "plan.__main__", "convert.__main__"}
     | {"export.__main__"}
     | {"benchmark", "benchmark.__main__"},
 )
@@ -72,6 +72,7 @@ def test_every_room_has_a_floor():
 
 # Who may read a config: the knobs, the flags, the one maker of objects, and the commands.
 READS_CONFIG = {"advice", "config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
+READS_CONFIG |= {"check_data"}
 READS_CONFIG |= {"experiment_data", "plan", "plan.__main__", "benchmark", "benchmark.__main__"}
 
 

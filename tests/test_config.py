@@ -22,6 +22,7 @@ def test_the_defaults_are_valid_and_plain():
         ({"num_epochs": 0.0}, "zero steps to train"),
         ({"num_steps": -3}, "num_steps=-3 must be at least 0"),
         ({"eval.protocol": "mine"}, "eval.protocol='mine' isn't one of 'default', 'published'"),
+        ({"data.intensity": (5, 5)}, r"data.intensity=\(5, 5\) must be \(low, high\)"),
         ({"augment.scale_min": 3.0}, "scale_min 3.0 and scale_max 2.0 must be 0 < min ≤ max"),
     ],
 )

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from effdet_jax import predict
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.config import PROTOCOLS, ConfigError
 from effdet_jax.data.augment import AugmentError
@@ -223,3 +225,20 @@ def test_the_published_protocol_is_soft_nms_that_counts_pixels_but_for_knobs_tha
     knobs = {"eval.protocol": "published", "eval.pixel_offset": 0.0, "eval.max_detections": 7}
     expected = PROTOCOLS["published"] | {"pixel_offset": 0.0, "max_detections": 7}
     assert experiment(**knobs).detect_options == expected
+
+
+def test_the_range_of_16_bit_images_is_the_training_datas_and_goes_with_the_model(tmp_path):
+    make_folder(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        Image.fromarray(np.full((30, 40), 1000, np.uint16)).save(path)
+    Image.fromarray(np.full((30, 40), 3000, np.uint16)).save(tmp_path / "images" / "2.png")
+    config = tiny_config(**{"data.dir": str(tmp_path), "data.val_json": f"{tmp_path}/train.json"})
+    made = Experiment.from_config(config)
+    assert made.spec.intensity == made.val_source.intensity == (1000.0, 3000.0)
+    assert made.val_source[2].image.min() == 255
+    config.data.intensity = (0.0, 4000.0)
+    made = Experiment.from_config(config)
+    assert made.spec.intensity == made.val_source.intensity == (0.0, 4000.0)
+    with open(tmp_path / "images" / "0.png", "rb") as file:
+        ((_, image),) = predict._read([file.name], made.spec.intensity)
+    assert image.max() == round(255 / 4)

@@ -172,7 +172,7 @@ def test_predict_draws_and_lists_and_names_what_it_cannot_read(run_command, trai
         f"--output={tmp_path / 'found'}",
         "--score_threshold=0.005",
     )
-    assert status == 1 and f"error: {images / '2.jpg'}: not a readable image" in output
+    assert status == 1 and f"error: {images / '2.jpg'}: not an image of a known kind" in output
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert {row["file_name"] for row in found} == {str(images / "0.png"), str(images / "1.png")}
     names = Checkpoints(workdir / BEST).metadata().class_names.names
@@ -283,8 +283,8 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
     assert before == {path: path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
     model = Detector(Checkpoints(tmp_path / "run" / LAST).metadata().spec)
     given, tuned = (
-        read_initial_variables(str(workdir), model),
-        read_initial_variables(str(tmp_path / "run"), model),
+        read_initial_variables(str(workdir), model)[0],
+        read_initial_variables(str(tmp_path / "run"), model)[0],
     )
     kernel = [tree["params"]["backbone"]["stem_conv"]["kernel"] for tree in (given, tuned)]
     np.testing.assert_allclose(*kernel, atol=0.02)  # One step away.
@@ -294,7 +294,7 @@ def test_weights_of_another_class_list_start_a_run_and_nothing_is_written_to_the
 def test_steps_that_are_no_numbers_are_named_and_stop_the_run(run_command, trained, tmp_path):
     workdir, _ = trained
     best = find_checkpoint(workdir)
-    variables = read_initial_variables(str(workdir), Detector(best.metadata().spec))
+    variables, _ = read_initial_variables(str(workdir), Detector(best.metadata().spec))
     variables["params"]["class_head"]["predict"]["pointwise"]["bias"] = np.full(54, np.nan, "f4")
     broken = Checkpoints(tmp_path / "broken" / BEST)
     broken.save(best.metadata(), {"nothing": np.zeros(1)}, variables)
@@ -344,6 +344,13 @@ def test_after_a_divergence_the_same_command_goes_on_with_a_lower_rate(run_comma
 def test_what_cannot_be_is_said(tmp_path, arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         train(config_of(*TINY, "--config.batch_size=8", *arguments), str(tmp_path))
+
+
+def test_data_that_cannot_be_used_leaves_no_workdir(tmp_path):
+    arguments = ("--config.data.source=coco", "--config.data.dir=nowhere")
+    with pytest.raises(UserError, match="'nowhere' doesn't exist"):
+        train(config_of(*TINY, *arguments), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_that_cannot_be_written(run_command, tmp_path):

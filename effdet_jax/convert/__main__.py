@@ -110,6 +110,7 @@ def main(
     print(f"source     {path}: " + "\n           ".join([*source.notes]))
     height, width = source.spec.image_size
     print(f"model      {source.spec.name} at {height}×{width}, {len(source.class_names)} classes")
+    print(f"padding    {source.spec.padding}, epsilon {source.spec.backbone_epsilon:g}")
     count = _write(destination, kind, source, overwrite=overwrite)
     print(f"written    {destination}: {count} tensors, read back and bit-equal", flush=True)
     return _verify(source, reference, raw) if verify or reference else 0
@@ -159,8 +160,9 @@ def _read_weights(path: str, model: str, raw: bool, changes: Mapping[str, Any]) 
     for note in weights.notes:
         if "moving averages" in note:
             origin += f" {note.split(' (')[0].capitalize()}."
-    class_names = ClassNames.numbered(spec.num_classes)
-    return _Source(spec, class_names, class_names == COCO, variables, origin, {}, notes)
+    class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
+    known = weights.class_names is not None or class_names == COCO
+    return _Source(spec, class_names, known, variables, origin, {}, notes)
 
 
 def _with_class_head(source: _Source, asked: int, drop_head: bool) -> _Source:
@@ -201,7 +203,7 @@ def _with_class_names(source: _Source, class_names: Sequence[str]) -> _Source:
         raise ConversionError(
             f"--class_names has {len(class_names)} names for {source.spec.num_classes} classes"
         )
-    return dataclasses.replace(source, class_names=known)
+    return dataclasses.replace(source, class_names=known, classes_known=True)
 
 
 def _write(destination: str, kind: str, source: _Source, *, overwrite: bool) -> int:
@@ -209,7 +211,8 @@ def _write(destination: str, kind: str, source: _Source, *, overwrite: bool) -> 
     with put_in_place(destination, overwrite=overwrite) as aside:
         if kind == "folder":
             return _write_folder(aside, source)
-        count = write_tensors(aside, kind, source.spec, source.variables)
+        known = source.class_names if source.classes_known else None
+        count = write_tensors(aside, kind, source.spec, source.variables, known)
         if kind == "automl":
             tensors = tensors_for(kind, source.spec, source.variables)
             with put_in_place(f"{destination}.json", overwrite=overwrite) as manifest:

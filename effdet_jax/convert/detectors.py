@@ -1,10 +1,11 @@
 """Weights of other programs → a detector: which model they are, and its variables."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from effdet_jax.convert import pytorch, tensorflow
+from effdet_jax.convert import pytorch, tensorflow, zylo117
 from effdet_jax.convert.backbones import backbone_rules, names_of
 from effdet_jax.convert.readers import Weights
 from effdet_jax.convert.rules import (
@@ -17,14 +18,22 @@ from effdet_jax.convert.rules import (
 )
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
-from effdet_jax.spec import MODELS, PYTORCH, ModelSpec, model_spec
+from effdet_jax.spec import ADVPROP, MODELS, PYTORCH, ModelSpec, model_spec
 
 RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
     "effdet": pytorch.effdet_rules,
     "automl": tensorflow.automl_rules,
     "automl-tf2": tensorflow.automl_tf2_rules,
+    "zylo117": zylo117.zylo117_rules,
 }
 _HEAD = "class_head/predict/"
+# How names count a pyramid's cells and a head's convolutions, by kind.
+_COUNTED = {
+    "effdet": (r"^fpn\.cell\.(\d+)\.", r"^class_net\.conv_rep\.(\d+)\."),
+    "automl": (r"^fpn_cells/cell_(\d+)/", r"^class_net/class-(\d+)/"),
+    "automl-tf2": (r"^fpn_cells/cells/(\d+)/", r"^class_net/conv_ops/(\d+)/"),
+    "zylo117": (r"^bifpn\.(\d+)\.", r"^classifier\.conv_list\.(\d+)\."),
+}
 
 
 def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
@@ -36,12 +45,20 @@ def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
     return list(RULES[kind](spec) if kind in RULES else backbone_rules(kind, spec.backbone))
 
 
-def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
-    """The spec of a detector's weights: the model whose names and widths they have.
+def guess_spec(
+    weights: Weights, name: str = "", *, among: Sequence[str] = MODELS, **changes: Any
+) -> ModelSpec:
+    """The spec of a detector's weights.
+
+    In this order: the model that is `name`d; the one that the file names; the one whose names and
+    widths the tensors have. A pyramid or heads of another width or depth than its model's are
+    measured. Where nothing names the model, weights of PyTorch's effdet without redundant biases are
+    taken for one of its own (`efficientdet_d0`), which pad symmetrically.
 
     Args:
       weights: of a whole detector.
-      name: of the model, if it is known; otherwise all of `list_models()` are compared.
+      name: of the model, as here ('efficientdet-d0') or in PyTorch's effdet ('tf_efficientdet_d0').
+      among: models to compare with.
       **changes: further `ModelSpec` fields. The number of classes is the weights'.
 
     Raises:
@@ -52,7 +69,11 @@ def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
             f"'{weights.path}' holds a backbone alone; train a detector from it: "
             f"--config.init={weights.path}"
         )
-    closest, fits = _closest(weights, (name,) if name else MODELS)
+    if weights.spec and not name:
+        return changed_spec(weights.spec, **changes)
+    named, flavour = named_model(name or weights.architecture) or (name, _flavour(weights))
+    models = (named,) if name or (named in among) else among
+    closest, fits = _closest(weights, _specs(weights, models, flavour))
     if len(closest) > 1 and fits:
         fitting = ", ".join(spec.name for spec in closest)
         raise ConversionError(
@@ -60,6 +81,39 @@ def guess_spec(weights: Weights, name: str = "", **changes: Any) -> ModelSpec:
             f"which: --model={closest[0].name}"
         )
     return changed_spec(closest[0], num_classes=_num_classes(weights, closest[0]), **changes)
+
+
+def named_model(name: str) -> tuple[str, dict[str, Any]] | None:
+    """A model by its name here or in PyTorch's effdet, and the fields that the name decides.
+
+    'efficientdet_d0' pads symmetrically and has another epsilon in the backbone; 'tf_…', and all
+    models here, pad 'same'. None if it is no such name.
+    """
+    found = re.fullmatch(r"(tf_)?efficientdet([-_])(d\dx?|lite\dx?)(_ap)?", name)
+    if not found or f"efficientdet-{found[3]}" not in MODELS:
+        return None
+    own = found[2] == "_" and not found[1]
+    flavour = {**PYTORCH} if own else {key: getattr(ModelSpec, key) for key in PYTORCH}
+    del flavour["redundant_bias"]  # That is what the tensors say.
+    return f"efficientdet-{found[3]}", flavour | (ADVPROP if found[4] else {})
+
+
+def _flavour(weights: Weights) -> Mapping[str, Any]:
+    return {} if _redundant_bias(weights) else PYTORCH
+
+
+def _redundant_bias(weights: Weights) -> bool:
+    return weights.kind != "effdet" or any(
+        re.search(r"^class_net\.conv_rep\.0\.conv_pw\.bias$", name) for name in weights.tensors
+    )
+
+
+def _specs(weights: Weights, models: Sequence[str], flavour: Mapping[str, Any]) -> list[ModelSpec]:
+    fields = {**flavour, "redundant_bias": _redundant_bias(weights)}
+    try:
+        return [model_spec(name, **fields) for name in models]
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def changed_spec(spec: ModelSpec, **changes: Any) -> ModelSpec:
@@ -74,24 +128,62 @@ def changed_spec(spec: ModelSpec, **changes: Any) -> ModelSpec:
         raise ConversionError(str(error)) from error
 
 
-def _closest(weights: Weights, models: Sequence[str]) -> tuple[list[ModelSpec], bool]:
-    """The specs of `models` that differ least from a detector's weights; whether not at all."""
-    differing = {}
-    for name in models:
-        for flavour in ({}, PYTORCH) if weights.kind == "effdet" else ({},):
-            try:
-                spec = model_spec(name, **flavour)
-            except ValueError as error:
-                raise ConversionError(str(error)) from error
-            try:
-                rules = rules_for(weights.kind, spec)
-            except ConversionError:
-                rules = []  # That program has no such backbone: not a name is the same.
-            names = {name for rule in rules for name in rule.names}
-            wrong = len(names ^ set(weights.tensors))
-            differing[spec] = wrong or _wrong_widths(weights, rules, spec)
+def _closest(weights: Weights, specs: Sequence[ModelSpec]) -> tuple[list[ModelSpec], bool]:
+    """Those of `specs` that differ least from a detector's weights; whether not at all.
+
+    Where none has the tensors, they are compared once more with the widths and depths measured.
+    """
+    differing = {spec: _difference(weights, spec) for spec in specs}
     fewest = min(differing.values())
-    return [spec for spec, wrong in differing.items() if wrong == fewest], fewest == 0
+    closest = [spec for spec in specs if differing[spec] == fewest]
+    if fewest:
+        measured = {spec: _measured(weights, spec) for spec in specs}
+        fitting = [spec for spec in specs if not _difference(weights, measured[spec])]
+        if fitting:
+            changed = {spec: len(changed_fields(measured[spec], spec)) for spec in fitting}
+            least = min(changed.values())
+            return [measured[spec] for spec in fitting if changed[spec] == least], True
+    return closest, fewest == 0
+
+
+def _difference(weights: Weights, spec: ModelSpec) -> int:
+    """How many names only one side has; if none, how many of the telling widths are different."""
+    try:
+        rules = rules_for(weights.kind, spec)
+    except ConversionError:
+        rules = []  # That program has no such backbone: not a name is the same.
+    names = {name for rule in rules for name in rule.names}
+    return len(names ^ set(weights.tensors)) or _wrong_widths(weights, rules, spec)
+
+
+def _measured(weights: Weights, spec: ModelSpec) -> ModelSpec:
+    """The spec with the width, the depths and the kind of fusion that the tensors have."""
+    cells, depth = (
+        len({found[1] for name in weights.tensors if (found := re.search(pattern, name))})
+        for pattern in _COUNTED[weights.kind]
+    )
+    rules = {rule.path: rule for rule in rules_for(weights.kind, spec)}
+    width = weights.tensors.get(rules[f"params/{_HEAD}depthwise/kernel"].names[0])
+    weighted = spec if spec.fusion != "sum" else dataclasses.replace(spec, fusion="fast")
+    fusion = next(r for r in rules_for(weights.kind, weighted) if r.path.endswith("fusion/weights"))
+    changes = {
+        "pyramid_cells": max(1, cells),
+        "head_depth": max(1, depth),
+        "fusion": weighted.fusion if fusion.names[0] in weights.tensors else "sum",
+    }
+    if width is not None:
+        kernel = rules[f"params/{_HEAD}depthwise/kernel"].from_source([width])
+        changes["pyramid_width"] = kernel.shape[-1]
+    return dataclasses.replace(spec, **changes)
+
+
+def changed_fields(spec: ModelSpec, published: ModelSpec) -> dict[str, tuple[Any, Any]]:
+    """{field: (its value, the published one)} where a model isn't as published."""
+    return {
+        field.name: (value, other)
+        for field in dataclasses.fields(ModelSpec)
+        if (value := getattr(spec, field.name)) != (other := getattr(published, field.name))
+    }
 
 
 def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
@@ -149,7 +241,8 @@ def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[s
     except ConversionError as error:
         what, looks = spec.backbone, ""
         if not weights.backbone_only:
-            what, closest = spec.name, _closest(weights, MODELS)[0][0].name
+            specs = _specs(weights, MODELS, _flavour(weights))
+            what, closest = spec.name, _closest(weights, specs)[0][0].name
             looks = f" (it looks like {closest})" if closest != what else ""
         raise ConversionError(f"'{weights.path}' isn't {what}{looks}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""EfficientNet's weights as timm and google/automl name them, alone and inside a detector."""
+"""EfficientNet's weights as timm, google/automl and lukemelas name them, alone and inside a detector."""
 
 from collections.abc import Iterator
 
@@ -40,6 +40,23 @@ def timm_rules(backbone: str, prefix: str = "") -> Iterator[Rule]:
         if uses_squeeze_excite(backbone):
             for name in ("reduce", "expand"):
                 yield from pytorch_conv(f"{path}/se/{name}", f"{source}.se.conv_{name}", bias=True)
+
+
+def lukemelas_rules(backbone: str, prefix: str = "", inner: str = "") -> Iterator[Rule]:
+    """The names of lukemelas' `efficientnet_pytorch`; zylo117 has `inner` '.conv' in convolutions."""
+    yield from pytorch_conv("backbone/stem_conv", f"{prefix}_conv_stem{inner}")
+    yield from pytorch_batch_norm("backbone/stem_bn", f"{prefix}_bn0")
+    for index, block in enumerate(block_specs(backbone)):
+        path, source = f"backbone/block_{index}", f"{prefix}_blocks.{index}"
+        for number, layer in enumerate(("expand", "depthwise", "project")):
+            # A block without expansion has no _bn0.
+            if layer != "expand" or block.expansion != 1:
+                yield from pytorch_conv(f"{path}/{layer}_conv", f"{source}._{layer}_conv{inner}")
+                yield from pytorch_batch_norm(f"{path}/{layer}_bn", f"{source}._bn{number}")
+        if uses_squeeze_excite(backbone):
+            for name in ("reduce", "expand"):
+                se = f"{source}._se_{name}{inner}"
+                yield from pytorch_conv(f"{path}/se/{name}", se, bias=True)
 
 
 def automl_rules(backbone: str) -> Iterator[Rule]:
@@ -100,10 +117,18 @@ NAMES = BackboneNames(
         "effdet": lambda backbone: timm_rules(backbone, "backbone."),
         "automl": automl_rules,
         "automl-tf2": automl_tf2_rules,
+        "zylo117": lambda backbone: lukemelas_rules(backbone, "backbone_net.model.", ".conv"),
         "timm": timm_rules,
         "efficientnet": automl_rules,
+        "lukemelas": lukemelas_rules,
+        "lukemelas-zylo117": lambda backbone: lukemelas_rules(backbone, inner=".conv"),
     },
-    imagenet={"timm": "conv_stem.weight", "efficientnet": "stem/conv2d/kernel"},
-    classifier=r"^(conv_head|bn2|classifier)\.|^efficientnet-\w+/head/",
+    imagenet={
+        "timm": "conv_stem.weight",
+        "efficientnet": "stem/conv2d/kernel",
+        "lukemelas": "_conv_stem.weight",
+        "lukemelas-zylo117": "_conv_stem.conv.weight",
+    },
+    classifier=r"^(conv_head|bn2|classifier|_conv_head|_bn1|_fc)\.|^efficientnet-\w+/head/",
     widths=telling_widths,
 )

@@ -20,7 +20,10 @@ _LIBRARY = "effdet_jax"
 
 def is_folder(path: str | os.PathLike) -> bool:
     """Whether a folder is one of these."""
-    return all(os.path.isfile(os.path.join(path, name)) for name in (WEIGHTS, CONFIG))
+    if not all(os.path.isfile(os.path.join(path, name)) for name in (WEIGHTS, CONFIG)):
+        return False
+    with open(os.path.join(path, CONFIG), encoding="utf-8", errors="replace") as file:
+        return f'"library": "{_LIBRARY}"' in file.read()  # timm's folders have the same files.
 
 
 def write_folder(

@@ -1,7 +1,9 @@
 """PyTorch's `.pth` files, read without torch and without running what a pickle says.
 
 A `.pth` is a pickle of containers around tensors whose numbers lie beside it: since torch 1.6 in a
-zip archive, before that behind it in one file. Anything but tensors and containers is refused.
+zip archive, before that behind it in one file. Training scripts put more into it (settings, numpy
+numbers, dates): of whatever isn't a tensor or a plain container a placeholder is made. Nothing that
+a pickle names is imported or called.
 """
 
 import collections
@@ -34,8 +36,48 @@ _DTYPES = {
 }
 
 
-class _Namespace:
-    """Stands for `argparse.Namespace`, which training scripts save: attributes, no code."""
+class _Placeholder:
+    """Stands for an object of any class: what the pickle puts into it, and no code.
+
+    Whatever a pickle does with its class, calling it, filling it or setting its state, gives or
+    fills a placeholder.
+    """
+
+    items: dict[Any, Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:  # Pickles skip an `__init__`.
+        self = super().__new__(cls)
+        self.items = {}
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "_Placeholder":
+        return _Placeholder()
+
+    def __setstate__(self, state: Any):
+        parts = state if isinstance(state, tuple) else (state,)  # Or with slots: a pair.
+        for part in parts:
+            self.items |= part if isinstance(part, dict) else {}
+
+    def __setitem__(self, key: Any, value: Any):
+        self.items[key] = value
+
+    def append(self, value: Any):
+        """Of a list's subclass; not needed."""
+
+    add = extend = append
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name, if it is a network saved whole; otherwise its items."""
+        modules = self.items.get("_modules")
+        if not isinstance(modules, dict):
+            return self.items
+        found = {}
+        for kind in ("_parameters", "_buffers"):
+            found |= self.items.get(kind) or {}
+        for name, module in modules.items():
+            inside = module.state_dict() if isinstance(module, _Placeholder) else {}
+            found |= {f"{name}.{key}": value for key, value in inside.items()}
+        return found
 
 
 class _Storage:
@@ -60,6 +102,9 @@ class _Tensor:
     def __init__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
+    def __setstate__(self, state: Any):
+        """Nothing: a pickle has no say in what this class does."""
+
     def array(self) -> np.ndarray:
         numbers = self.storage.numbers
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides))
@@ -70,51 +115,60 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides).copy()
 
 
+def _rebuild_from_type(rebuild: Any, _: Any, arguments: tuple, *__: Any) -> Any:
+    """A tensor with attributes of its own, less those."""
+    return rebuild(*arguments)
+
+
+# What a pickle may name and really get, none of it able to do more than hold values.
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): lambda *_: {},
+    ("torch", "Size"): tuple,
+    ("torch._utils", "_rebuild_tensor"): _Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+}
+
+
 class _Unpickler(pickle.Unpickler):
-    """Builds tensors and containers, nothing else."""
+    """Builds tensors, containers and placeholders, nothing else."""
 
     def __init__(self, file: Any, storage_of: Callable[[tuple], _Storage]):
         super().__init__(file)
         self._storage_of = storage_of
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("argparse", "Namespace"):
-            return _Namespace
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        if (module, name) == ("torch", "Size"):
-            return tuple
         if module == "torch" and name in _DTYPES:
             return name
-        raise ConversionError(
-            f"it holds a '{module}.{name}', and only tensors and containers are read, since "
-            "anything else could run code. Save the state dict alone: "
-            "torch.save(model.state_dict(), path)"
-        )
+        return _KNOWN.get((module, name), _Placeholder)
 
-    def persistent_load(self, identity: tuple) -> _Storage:
+    def persistent_load(self, identity: tuple) -> Any:
+        if identity[1] not in _DTYPES:
+            return _Placeholder()  # Numbers of a kind that no network here has.
         return self._storage_of(identity)
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """What `torch.load` would give, with numpy arrays for tensors.
+    """What `torch.load` would give, with arrays for tensors and dicts for objects.
+
+    A network saved whole gives its state dict, another object its attributes; where there is
+    nothing to read, None.
 
     Raises:
-      ConversionError: it isn't such a file, is cut off, or holds more than tensors.
+      ConversionError: it isn't such a file, or is cut off.
     """
     try:
-        if zipfile.is_zipfile(path):
-            return _arrays(_read_zip(path))
-        return _arrays(_read_legacy(path))
+        found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        return _plain(found, {})
     except ConversionError as error:
         raise ConversionError(f"'{path}': {error}") from error
     except (
         pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile,
-        AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError,
+        AttributeError, IndexError, KeyError, RecursionError, TypeError, UnicodeDecodeError,
+        ValueError,
     ) as error:  # fmt: skip
         raise ConversionError(
             f"'{path}' can't be read as a PyTorch file (cut off, or of another kind): {error}"
@@ -164,14 +218,19 @@ def _read_legacy(path: str | os.PathLike) -> Any:
     return found
 
 
-def _arrays(found: Any) -> Any:
-    """The same containers with arrays for tensors."""
-    if isinstance(found, _Tensor):
-        return found.array()
-    if isinstance(found, _Namespace):
-        return {name: _arrays(value) for name, value in vars(found).items()}
-    if isinstance(found, Mapping):
-        return {name: _arrays(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [_arrays(value) for value in found]
-    return found
+def _plain(found: Any, done: dict[int, Any]) -> Any:
+    """The same in dicts, lists and arrays; `done` by identity, as what is inside may hold itself."""
+    if isinstance(found, str | int | float):
+        return found
+    if id(found) in done:
+        return done[id(found)]
+    done[id(found)] = None
+    if isinstance(found, _Tensor) and isinstance(found.storage, _Storage):
+        done[id(found)] = found.array()
+    elif isinstance(found, _Placeholder | Mapping):
+        items = found.state_dict() if isinstance(found, _Placeholder) else found
+        plain = {name: _plain(value, done) for name, value in items.items()}
+        done[id(found)] = plain or (None if isinstance(found, _Placeholder) else {})
+    elif isinstance(found, list | tuple):
+        done[id(found)] = [_plain(value, done) for value in found]
+    return done[id(found)]

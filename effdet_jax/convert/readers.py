@@ -1,22 +1,29 @@
 """Weights of other programs: any of their files → tensors by name, and what kind they are."""
 
-import contextlib
 import dataclasses
-import itertools
+import json
 import os
 import re
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from effdet_jax.classes import ClassNames
+from effdet_jax.convert.archives import (
+    archive_kind,
+    read_hdf5,
+    read_npz,
+    read_safetensors,
+    unpacked,
+)
 from effdet_jax.convert.backbones import BACKBONES
 from effdet_jax.convert.pth import read_pth
 from effdet_jax.convert.rules import ConversionError, listed
+from effdet_jax.convert.state_dict import find_tensors, named_architecture
 from effdet_jax.convert.tensorbundle import TensorBundle
+from effdet_jax.convert.zylo117 import unused_names
+from effdet_jax.spec import ModelSpec
 
 EMA = "/ExponentialMovingAverage"
 # What a training run of TensorFlow keeps beside its variables.
@@ -33,7 +40,11 @@ DETECTORS = {
     "effdet": "class_net.predict.conv_pw.weight",
     "automl": "class_net/class-predict/pointwise_kernel",
     "automl-tf2": "class_net/classes/pointwise_kernel",
+    "zylo117": "classifier.header.pointwise_conv.conv.weight",
 }
+# What `write.write_tensors` adds to a file's metadata, and a folder of timm's on the hub.
+SPEC, CLASS_NAMES = "effdet_jax.spec", "effdet_jax.labels"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # Names that betray what a file is, if it is nothing that can be read.
 _LOOKS_LIKE = {
     r"FeatureExtractor|WeightSharedConvolutional": "TensorFlow's Object Detection API",
@@ -53,12 +64,17 @@ class Weights:
       kind: a key of `DETECTORS`, or of the `imagenet` of one of `BACKBONES`.
       tensors: by name; bookkeeping such as optimizer slots is left out.
       notes: what was found, chosen and left out on the way, a line each.
+      architecture: the network's name in its own program, 'tf_efficientdet_d0', if the file has it.
+      spec, class_names: of a detector that was written by this package.
     """
 
     path: str
     kind: str
     tensors: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
+    architecture: str = ""
+    spec: ModelSpec | None = None
+    class_names: ClassNames | None = None
 
     @property
     def backbone_only(self) -> bool:
@@ -67,10 +83,11 @@ class Weights:
 
 
 def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
-    """Reads a TensorFlow checkpoint, Keras `.h5`, `.safetensors`, `.pth` or `.npz`.
+    """Reads a TensorFlow checkpoint, or a file of Keras, PyTorch, safetensors or numpy.
 
     Args:
-      path: the file; for TensorFlow a checkpoint's prefix, its folder or a `.tar.gz` of that.
+      path: the file, whatever its ending; for TensorFlow a checkpoint's prefix, its folder or a
+        `.tar.gz` of that; for timm a folder as on the Hugging Face hub.
       raw: the variables themselves instead of their moving averages, where both are there.
 
     Raises:
@@ -78,51 +95,93 @@ def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
     """
     path = os.fspath(path)
     notes: list[str] = []
-    tensors = _widened(dict(_read(path, raw, notes)), notes)
+    tensors, about = _read(path, raw, notes)
+    tensors = _widened(dict(tensors), notes)
     kind = _kind(path, tensors)
     for names in BACKBONES.values():
         if kind in names.rules:
             of_classifier = re.compile(names.classifier).search
             tensors = _without(tensors, of_classifier, "tensors of the ImageNet classifier", notes)
-    return Weights(path, kind, tensors, tuple(notes))
+    return Weights(path, kind, tensors, tuple(notes), **about)
 
 
-def _read(path: str, raw: bool, notes: list[str]) -> Mapping[str, np.ndarray]:
-    if path.endswith((".tar.gz", ".tgz")):
-        with _unpacked(path) as folder:
-            try:
-                return _read(folder, raw, notes)
-            except ConversionError as error:
-                raise ConversionError(str(error).replace(folder, path)) from error
+def _read(
+    path: str, raw: bool, notes: list[str]
+) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """Tensors by name, and what the file says of them as fields of `Weights`."""
     if prefix := _tensorflow_prefix(path):
-        return _of_tensorflow(path, TensorBundle(prefix), raw, notes)
+        return _of_tensorflow(path, TensorBundle(prefix), raw, notes), {}
     if os.path.isdir(path):
-        raise ConversionError(
-            f"'{path}' holds no checkpoint: neither a training run's (checkpoints/best, "
-            "checkpoints/last), nor a converted model (config.json, model.safetensors), nor "
-            "TensorFlow's ('.index' and '.data-…' files)"
-        )
+        return _read_hub_folder(path, raw, notes)
     if not os.path.exists(path):
         raise ConversionError(
             f"there is no '{path}': no such file or folder in {os.getcwd()}, and no TensorFlow "
             "checkpoint of that prefix ('.index' and '.data-…' files)"
         )
-    if not os.path.getsize(path):
-        raise ConversionError(f"'{path}' is empty")
-    if path.endswith((".h5", ".hdf5")):
-        return _read_keras(path)
-    if path.endswith(".npz"):
-        return _of_tensorflow(path, read_npz(path), raw, notes)
-    if path.endswith(".safetensors"):
-        tensors = _read_safetensors(path)
+    kind = archive_kind(path)
+    if kind == "tar":
+        return _read_tar(path, raw, notes)
+    if kind == "hdf5":
+        return read_hdf5(path), {}
+    if kind == "npz":
+        return _of_tensorflow(path, read_npz(path), raw, notes), {}
+    if kind == "safetensors":
+        tensors, metadata = read_safetensors(path)
         slashes = any("/" in name for name in tensors)
-        return (_of_tensorflow if slashes else _of_pytorch)(path, tensors, raw, notes)
-    if path.endswith((".pth", ".pt", ".bin", ".pth.tar")):
-        return _of_pytorch(path, read_pth(path), raw, notes)
-    raise ConversionError(
-        f"'{path}' isn't of a kind that is read here: a TensorFlow checkpoint (its prefix, folder "
-        "or .tar.gz), .h5, .safetensors, .pth, .npz"
-    )
+        tensors = (_of_tensorflow if slashes else _of_pytorch)(path, tensors, raw, notes)
+        return tensors, _described(path, metadata)
+    found = read_pth(path)
+    return _of_pytorch(path, found, raw, notes), {"architecture": named_architecture(found)}
+
+
+def _read_tar(
+    path: str, raw: bool, notes: list[str]
+) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    with unpacked(path) as folder:
+        try:
+            return _read(folder, raw, notes)
+        except ConversionError as error:
+            raise ConversionError(str(error).replace(folder, path)) from error
+
+
+def hub_weights(path: str) -> str:
+    """The file of weights in a folder as timm has it on the Hugging Face hub; '' if it is none."""
+    config = os.path.join(path, "config.json")
+    files = [os.path.join(path, name) for name in _HUB_FILES]
+    there = [file for file in files if os.path.isfile(file)]
+    return there[0] if there and os.path.isfile(config) else ""
+
+
+def _read_hub_folder(
+    path: str, raw: bool, notes: list[str]
+) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    file = hub_weights(path)
+    if not file:
+        raise ConversionError(
+            f"'{path}' holds no checkpoint: neither a training run's (checkpoints/best, "
+            "checkpoints/last), nor a converted model (config.json, model.safetensors), nor "
+            "TensorFlow's ('.index' and '.data-…' files)"
+        )
+    tensors, about = _read(file, raw, notes)
+    try:
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as config:
+            architecture = named_architecture(json.load(config))
+    except ValueError as error:
+        raise ConversionError(f"'{path}/config.json' isn't JSON: {error}") from error
+    return tensors, {**about, "architecture": architecture or about.get("architecture", "")}
+
+
+def _described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Spec and class names that this package wrote into a file's metadata."""
+    try:
+        about: dict[str, Any] = {}
+        if SPEC in metadata:
+            about["spec"] = ModelSpec.from_dict(json.loads(metadata[SPEC]))
+        if CLASS_NAMES in metadata:
+            about["class_names"] = ClassNames.from_dict(json.loads(metadata[CLASS_NAMES]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConversionError(f"'{path}' describes no model of effdet_jax: {error}") from error
+    return about
 
 
 def _tensorflow_prefix(path: str) -> str:
@@ -152,60 +211,6 @@ def _tensorflow_prefix(path: str) -> str:
     raise ConversionError(
         f"'{path}' holds {len(found)} checkpoints; give the prefix of one:\n  {listed(found)}"
     )
-
-
-@contextlib.contextmanager
-def _unpacked(path: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with tarfile.open(path) as archive:
-                archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ConversionError(f"'{path}' can't be unpacked: {error}") from error
-        yield folder
-
-
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz`.
-
-    Raises:
-      ConversionError: it isn't one.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConversionError(f"'{path}' can't be read as .npz: {error}") from error
-
-
-def _read_safetensors(path: str) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ConversionError(f"'{path}' can't be read as safetensors: {error}") from error
-
-
-def _read_keras(path: str) -> dict[str, np.ndarray]:
-    """Keras weights: their layer's name comes first, twice, and ':0' last."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ConversionError(
-            f"reading '{path}' needs h5py: pip install 'effdet_jax[h5]'"
-        ) from error
-    tensors = {}
-
-    def visit(name: str, item: Any):
-        if isinstance(item, h5py.Dataset):
-            tensors[name.split("/", 1)[-1].removesuffix(":0")] = np.asarray(item)
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except OSError as error:
-        raise ConversionError(f"'{path}' can't be read as HDF5: {error}") from error
-    return tensors
 
 
 def _of_tensorflow(
@@ -245,32 +250,21 @@ def _of_tensorflow(
 
 
 def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str, np.ndarray]:
-    """The state dict inside, without prefixes and without what carries no weights."""
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"):
-        if raw and "ema" in key:
-            continue
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            beside = sorted(str(name) for name in found if name != key)
-            notes.append(f"'{key}' taken" + (f", not {', '.join(beside)}" if beside else ""))
-            found = found[key]
-            break
-    if not isinstance(found, Mapping) or not any(
-        isinstance(value, np.ndarray) for value in found.values()
-    ):
-        raise ConversionError(f"'{path}' holds no state dict: no tensors by name")
-    tensors = {str(name): array for name, array in found.items() if isinstance(array, np.ndarray)}
-    for prefix in ("module.", "model.", "module.", "model."):
-        inside = [name for name in tensors if name.startswith(prefix)]
-        # Training benches keep anchors beside the model they wrap.
-        outside = [name for name in tensors if not name.startswith((prefix, "anchor"))]
-        if inside and not outside:
-            notes.append(f"prefix '{prefix}' removed from {len(inside)} names")
-            tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    """The network's state dict inside, without what carries no weights."""
+    tensors = find_tensors(path, found, list(_tells().values()), raw=raw, notes=notes)
     tensors = _without(
         tensors, lambda name: name.startswith("anchor"), "tensors of the anchors", notes
     )
+    if DETECTORS["zylo117"] in tensors:
+        tensors = _without(tensors, unused_names(tensors), "fusion weights without a use", notes)
     # PyTorch's counters of batches carry nothing for us.
     return {n: array for n, array in tensors.items() if not n.endswith("num_batches_tracked")}
+
+
+def _tells() -> dict[str, str]:
+    """{kind: a tensor that all of it have}, detectors first: they hold a backbone, too."""
+    backbones = (names.imagenet for names in BACKBONES.values())
+    return {kind: name for kinds in (DETECTORS, *backbones) for kind, name in kinds.items()}
 
 
 def _without(
@@ -293,8 +287,7 @@ def _widened(tensors: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.n
 
 
 def _kind(path: str, tensors: Mapping[str, np.ndarray]) -> str:
-    tells = DETECTORS.items(), *(names.imagenet.items() for names in BACKBONES.values())
-    for kind, telling in itertools.chain(*tells):
+    for kind, telling in _tells().items():
         if any(name == telling or name.endswith(f"/{telling}") for name in tensors):
             return kind
     looks = next(

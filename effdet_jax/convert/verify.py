@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effdet_jax.convert.readers import read_npz
+from effdet_jax.convert.archives import read_npz
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import tensors_for
 from effdet_jax.detection.heads import Outputs

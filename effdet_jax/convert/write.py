@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import detector_variables, rules_for
-from effdet_jax.convert.readers import read_weights
+from effdet_jax.convert.readers import CLASS_NAMES, SPEC, read_weights
 from effdet_jax.convert.rules import ConversionError, flatten, to_tensors
 from effdet_jax.spec import ModelSpec
 
@@ -64,8 +65,17 @@ def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dic
     return tensors
 
 
-def write_tensors(path: str, kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> int:
+def write_tensors(
+    path: str,
+    kind: str,
+    spec: ModelSpec,
+    variables: Mapping[str, Any],
+    class_names: ClassNames | None = None,
+) -> int:
     """Writes them to a file and reads it back; the number of tensors written.
+
+    A `.safetensors` file also gets the spec, and the classes if given, as metadata: `read_weights`
+    knows the model again whatever its width and depth.
 
     Raises:
       ConversionError: that program has no such model; or what was written reads differently.
@@ -74,8 +84,11 @@ def write_tensors(path: str, kind: str, spec: ModelSpec, variables: Mapping[str,
     if path.endswith(".npz"):
         np.savez(path, **tensors)
     else:
+        metadata = {"format": "pt" if kind == "effdet" else "tf", SPEC: json.dumps(spec.to_dict())}
+        if class_names:
+            metadata[CLASS_NAMES] = json.dumps(class_names.to_dict())
         with open(path, "wb") as file:
-            file.write(save(tensors, metadata={"format": "pt" if kind == "effdet" else "tf"}))
+            file.write(save(tensors, metadata=metadata))
     again = flatten(detector_variables(read_weights(path), spec))
     check_equal(flatten(jax.device_get(variables)), again, path)
     return len(tensors)

@@ -1,9 +1,8 @@
 """What every source gives: an `Example`, its `GroundTruth`, and a `DataReport` of what was left out."""
 
-import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +11,15 @@ from effdet_jax.errors import UserError
 
 
 class DataError(UserError):
-    """The data can't be used; the message names the file, the numbers and what to do."""
+    """The data can't be used; the message names the file, the numbers and what to do.
+
+    Attributes:
+      report: what was found until then, if it is known.
+    """
+
+    def __init__(self, message: str, report: "DataReport | None" = None):
+        super().__init__(message)
+        self.report = report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,36 +86,51 @@ class Source(Protocol):
 
 
 class DataReport:
-    """Counts of what a source holds and of what it leaves out, with the first cases by name."""
+    """What a source holds, and every fault that was found in it.
 
-    EXAMPLES_KEPT = 3
+    Attributes:
+      images, empty: how many, and how many of them without boxes.
+      boxes, crowd: how many, and how many of them are crowds.
+      classes: {class name: boxes that aren't crowds}, all classes; empty if that isn't known yet.
+      modes: {'RGB', 'L', 'I;16', …: images}, Pillow's names, of the files that were looked at.
+      faults: {kind: where}, all cases of what is left out or changed.
+      stops: faults of the whole set, too many to be chance: why, and what to type.
+      notes: what is good to know.
+    """
+
+    EXAMPLES_SHOWN = 3
 
     def __init__(self):
         self.images = self.boxes = self.crowd = self.empty = 0
+        self.classes: dict[str, int] = {}
+        self.modes: dict[str, int] = {}
+        self.faults: dict[str, list[str]] = {}
+        self.stops: list[str] = []
         self.notes: list[str] = []
-        self._dropped: dict[str, list[str]] = collections.defaultdict(list)
-        self._counts: collections.Counter[str] = collections.Counter()
 
     def drop(self, reason: str, where: str):
         """Counts something that is left out or changed: 'box without area', 'train.json: …'."""
-        self._counts[reason] += 1
-        if len(self._dropped[reason]) < self.EXAMPLES_KEPT:
-            self._dropped[reason].append(where)
+        self.faults.setdefault(reason, []).append(where)
 
     @property
     def dropped(self) -> dict[str, int]:
         """{reason: how many}."""
-        return dict(self._counts)
+        return {reason: len(cases) for reason, cases in self.faults.items()}
 
     def lines(self) -> list[str]:
-        """For the banner: a line of counts, then one per reason."""
+        """For the banner: a line of counts, then one per reason, the most frequent first."""
         text = f"{self.images} images"
         if self.boxes:  # Else they are known only as they are read.
             text += f" ({self.empty} without boxes), {self.boxes} boxes"
         lines = [text + (f", {self.crowd} crowd" if self.crowd else "")]
-        for reason, count in self._counts.most_common():
-            lines.append(f"{count} × {reason}, first: {'; '.join(self._dropped[reason])}")
-        return lines + self.notes
+        for reason, cases in sorted(self.faults.items(), key=lambda item: -len(item[1])):
+            shown = "; ".join(cases[: self.EXAMPLES_SHOWN])
+            lines.append(f"{len(cases)} × {reason}, first: {shown}")
+        return lines + [f"tolerated: {reason}" for reason in self.stops] + self.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain JSON types."""
+        return dict(vars(self))
 
 
 def make_truth(

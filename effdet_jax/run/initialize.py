@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -13,7 +14,9 @@ from effdet_jax.checkpoint import (
     Metadata,
     merge_variables,
 )
+from effdet_jax.classes import ClassNames
 from effdet_jax.inference.load import read_initial_variables
+from effdet_jax.layers.convolution import kernel_path
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import TrainState, abstract_state, create_state
@@ -29,9 +32,55 @@ def create_initial_state(
     """
     variables = initial_variables(model, seed)
     if init:
-        variables, report = merge_variables(variables, read_initial_variables(init, model))
+        given, class_names = read_initial_variables(init, model)
+        given = keep_class_rows(variables, given, model, class_names)
+        variables, report = merge_variables(variables, given)
         print(f"init       {init}: " + "\n           ".join(report.lines()), flush=True)
     return create_state(variables, optimizer, mesh)
+
+
+def keep_class_rows(
+    fresh: Mapping[str, Any],
+    given: Mapping[str, Any],
+    model: Detector,
+    class_names: ClassNames | None,
+) -> Mapping[str, Any]:
+    """`given` with its class head's rows in the model's order, matched by name in any case.
+
+    Rows of classes that only the model has are the `fresh` ones. Says which were kept. Where the
+    classes of either side aren't known, or both are the same, `given` is returned as it is.
+
+    Args:
+      class_names: of `given`.
+    """
+    head = ("params", "class_head", *kernel_path(model.spec.conv, "predict").split("/"))
+    flat, fresh_flat = (traverse_util.flatten_dict(dict(tree)) for tree in (given, fresh))
+    paths = [(*head, "kernel"), (*head, "bias")]
+    known = class_names and model.class_names and class_names.names != model.class_names.names
+    if not known or any(path not in flat or path not in fresh_flat for path in paths):
+        return given
+    index_of = {name.casefold(): index for index, name in enumerate(class_names.names)}
+    rows = [index_of.get(name.casefold()) for name in model.class_names.names]
+    for path in paths:
+        # The last axis is anchors × classes.
+        new = np.array(fresh_flat[path]).reshape(*fresh_flat[path].shape[:-1], -1, len(rows))
+        old = np.asarray(flat[path]).reshape(*flat[path].shape[:-1], -1, len(class_names))
+        if old.shape[:-1] != new.shape[:-1]:
+            return given  # Other anchors, or another width.
+        for row, index in enumerate(rows):
+            if index is not None:
+                new[..., row] = old[..., index]
+        flat[path] = new.reshape(fresh_flat[path].shape)
+    kept, started = (
+        [name for name, row in zip(model.class_names.names, rows) if (row is None) == new]
+        for new in (False, True)
+    )
+    print(f"init       class rows kept: {_listed(kept)}; new: {_listed(started)}")
+    return traverse_util.unflatten_dict(flat)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "none"
 
 
 def load_state(

@@ -2,6 +2,7 @@
 
 WORKDIR/
   config.json            the configuration, as it is written into every checkpoint
+  data_report.json       every fault of the data, whole
   metrics.jsonl          a row of numbers per interval and evaluation
   tensorboard/           the same numbers, and the pictures
   train_batch.jpg        the first augmented images
@@ -31,9 +32,20 @@ try:
 except ImportError:  # Windows has no such locks, and nobody is kept out.
     fcntl = None
 
+CONFIG = "config.json"
+
 
 class WorkdirError(UserError):
     """The folder can't be written, or another training writes there; the message says which."""
+
+
+def earlier_config(workdir: str | os.PathLike) -> dict[str, Any]:
+    """The configuration that a training wrote there; empty if there was none."""
+    path = os.path.join(workdir, CONFIG)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 class Workdir:
@@ -48,7 +60,8 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
-        self.config = os.path.join(self.path, "config.json")
+        self.config = os.path.join(self.path, CONFIG)
+        self.data_report = os.path.join(self.path, "data_report.json")
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.tensorboard = os.path.join(self.path, "tensorboard")
         self.last = os.path.join(self.path, LAST)
@@ -76,12 +89,14 @@ class Workdir:
             ):
                 json.dump(config, file, indent=2)
 
-    def read_config(self) -> dict[str, Any]:
-        """The configuration that a training wrote here; empty if there was none."""
-        if not os.path.exists(self.config):
-            return {}
-        with open(self.config, encoding="utf-8") as file:
-            return json.load(file)
+    def write_data_report(self, reports: Mapping[str, Any]):
+        """Writes what was found in the data of each split, plain JSON types."""
+        if jax.process_index() == 0:
+            with (
+                put_in_place(self.data_report, overwrite=True) as path,
+                open(path, "w", encoding="utf-8") as file,
+            ):
+                json.dump(reports, file, indent=1, ensure_ascii=False)
 
     def write_picture(self, name: str, picture: np.ndarray):
         """Writes `NAME.jpg` from [H, W, 3] uint8; one that exists is replaced."""

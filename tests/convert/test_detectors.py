@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -77,13 +78,47 @@ def test_pytorch_padding_is_told_by_missing_biases():
 
 
 def test_weights_of_another_architecture_name_the_closest():
-    weights = weights_of(model_spec("efficientdet-d1", fusion="sum", pyramid_cells=5))
+    weights = weights_of(model_spec("efficientdet-d1"))
+    del weights.tensors["class_net.conv_rep.0.conv_dw.weight"]
     spec = guess_spec(weights)
     with pytest.raises(ConversionError, match=rf"'w' isn't {spec.name}: \d+ of \d+ tensors don't"):
         detector_variables(weights, spec)
     with pytest.raises(ConversionError, match=r"isn't efficientdet-d2 \(it looks like \S+-d1\): "):
         weights = weights_of(model_spec("efficientdet-d1"))
         detector_variables(weights, guess_spec(weights, "efficientdet-d2"))
+
+
+@pytest.mark.parametrize("kind", ["effdet", "automl", "automl-tf2", "zylo117"])
+def test_another_width_and_depth_are_measured(kind):
+    changes = {"pyramid_width": 72, "pyramid_cells": 5, "head_depth": 2}
+    spec = model_spec("efficientdet-d0", num_classes=2, **changes)
+    weights = weights_of(spec, kind)
+    assert guess_spec(weights) == spec
+    assert detector_variables(weights, guess_spec(weights, "efficientdet-d0"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "padding", "epsilon"),
+    [
+        ("", "", "symmetric", 1e-5),
+        ("tf_efficientdet_d0", "", "same", 1e-3),
+        ("efficientdet_d0", "", "symmetric", 1e-5),
+        ("tf_efficientdet_d0", "efficientdet_d0", "symmetric", 1e-5),
+        ("efficientdet_d0", "efficientdet-d0", "same", 1e-3),
+    ],
+)
+def test_the_name_settles_padding_before_the_biases_do(architecture, name, padding, epsilon):
+    weights = weights_of(model_spec("efficientdet-d0", redundant_bias=False))
+    weights = dataclasses.replace(weights, architecture=architecture)
+    spec = guess_spec(weights, name)
+    assert (spec.padding, spec.backbone_epsilon) == (padding, epsilon)
+    assert not spec.redundant_bias and detector_variables(weights, spec)
+
+
+def test_redundant_biases_of_a_symmetric_model():
+    weights = weights_of(model_spec("efficientdet-d0"))
+    spec = guess_spec(dataclasses.replace(weights, architecture="efficientdet_d0"))
+    assert (spec.padding, spec.redundant_bias) == ("symmetric", True)
 
 
 def test_a_missing_class_head_is_named():
@@ -93,7 +128,7 @@ def test_a_missing_class_head_is_named():
         guess_spec(weights)
 
 
-@pytest.mark.parametrize("kind", ["timm", "efficientnet"])
+@pytest.mark.parametrize("kind", ["timm", "efficientnet", "lukemelas", "lukemelas-zylo117"])
 def test_a_backbone_fills_the_backbone_of_any_model(kind, rng):
     spec = model_spec("efficientdet-lite0", num_classes=4)
     given = {

@@ -1,5 +1,11 @@
+import argparse
+import collections
+import datetime
+import enum
 import os
+import pathlib
 import pickle
+import sys
 import zipfile
 
 import ml_dtypes
@@ -77,18 +83,100 @@ class Code:
         return os.system, ("touch pwned",)
 
 
+def zipped_pickle(path, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", data)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_is_refused_by_name_and_never_run(tmp_path, monkeypatch, zipped):
+def test_code_is_never_run(tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
-    data = pickle.dumps({"w": Code()})
     if zipped:
-        with zipfile.ZipFile("evil.pth", "w") as archive:
-            archive.writestr("evil/data.pkl", data)
+        write_pth("evil.pth", {"w": Code(), "conv": TWELVE})
     else:
-        (tmp_path / "evil.pth").write_bytes(data)
-    with pytest.raises(ConversionError, match=r"holds a '\w+.system'.*could run code"):
-        read_pth("evil.pth")
+        (tmp_path / "evil.pth").write_bytes(legacy_pth({"w": Code(), "conv": TWELVE}))
+    found = read_pth("evil.pth")
+    assert found["w"] is None
+    np.testing.assert_array_equal(found["conv"], TWELVE)
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cos\nsystem\n(S'touch pwned'\ntR.",  # REDUCE of a name.
+        b"cos\nsystem\n)\x81(S'touch pwned'\ntR.",  # REDUCE of what NEWOBJ of it gave.
+        b"(S'touch pwned'\nios\nsystem\n.",  # INST.
+        b"cbuiltins\ngetattr\n(cos\nsystem\nS'__call__'\ntR(S'touch pwned'\ntR.",
+        b"cno_such_module\nname\n)\x81}S'a'\ncos\nsystem\nsb.",  # BUILD.
+        b"cno_such_module\nname\n)R(cos\nsystem\ne.",  # APPENDS to it.
+        b"cno_such_module\nname\n)R(S'a'\ncos\nsystem\nu.",  # SETITEMS.
+    ],
+)
+def test_whatever_a_pickle_does_with_a_name_gives_a_placeholder(tmp_path, monkeypatch, program):
+    monkeypatch.chdir(tmp_path)
+    imported = set(sys.modules)
+    zipped_pickle("evil.pth", program)
+    assert read_pth("evil.pth") in (None, {"a": None})
+    assert not (tmp_path / "pwned").exists() and set(sys.modules) == imported
+
+
+def test_a_pickle_cannot_change_what_reads_it(tmp_path):
+    program = b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'array'\nNstb."  # BUILD of the class.
+    zipped_pickle(tmp_path / "evil.pth", program)
+    with pytest.raises(ConversionError, match="can't be read as a PyTorch file"):
+        read_pth(tmp_path / "evil.pth")
+    test_views_into_a_storage_are_read(tmp_path)
+
+
+class AttributeDict(dict):
+    """As Lightning has it."""
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def test_what_training_scripts_save_beside_the_tensors(tmp_path):
+    counts = collections.defaultdict(list, {"loss": [1.0]})
+    beside = {
+        "metric": np.float64(0.25),
+        "args": argparse.Namespace(model="tf_efficientdet_d0", output=pathlib.Path("out")),
+        "hyper_parameters": AttributeDict(lr=0.1),
+        "counts": counts,
+        "seen": {1, 2},
+        "raw": b"bytes",
+        "started": datetime.datetime(2024, 2, 3),
+        "dtype": np.dtype("float32"),
+        "colour": Colour.RED,
+        "itself": counts,
+    }
+    counts["itself"] = counts
+    write_pth(tmp_path / "w.pth", {"state_dict": TENSORS, **beside})
+    (tmp_path / "old.pth").write_bytes(legacy_pth({"state_dict": TENSORS, **beside}))
+    for name in ("w.pth", "old.pth"):
+        found = read_pth(tmp_path / name)
+        assert_same(found["state_dict"])
+        assert found["args"] == {"model": "tf_efficientdet_d0", "output": None}
+        assert found["hyper_parameters"] == {"lr": 0.1}
+        assert found["counts"]["loss"] == [1.0]
+        assert all(found[key] is None for key in ("metric", "seen", "raw", "started", "colour"))
+
+
+class Network:
+    """As torch's modules keep their parts, saved whole."""
+
+    def __init__(self, parameters, buffers, modules):
+        self._parameters, self._buffers, self._modules = parameters, buffers, modules
+        self.owner = self
+
+
+def test_a_network_saved_whole_gives_its_state_dict(tmp_path):
+    inner = Network({"weight": TWELVE, "bias": None}, {"running_mean": 2 * TWELVE}, {})
+    write_pth(tmp_path / "w.pth", {"ema": Network({}, {}, {"bn": inner})})
+    found = read_pth(tmp_path / "w.pth")["ema"]
+    assert list(found) == ["bn.weight", "bn.bias", "bn.running_mean"]
+    np.testing.assert_array_equal(found["bn.running_mean"], 2 * TWELVE)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])

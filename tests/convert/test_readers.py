@@ -102,13 +102,16 @@ def test_keras_files(tmp_path):
         read_weights(tmp_path / "cut.h5")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "module.model.", "_orig_mod.", "module._orig_mod.", "net.", "ema_model.module."],
+)
 def test_prefixes_of_training_are_removed_and_said(tmp_path, prefix):
     tensors = {prefix + name: array for name, array in EFFDET.items()}
     save_file(tensors | {"anchors.boxes": np.zeros((9, 4))}, tmp_path / "w.safetensors")
     found = read_weights(tmp_path / "w.safetensors")
     assert found.kind == "effdet" and set(found.tensors) == set(EFFDET)
-    assert f"prefix '{prefix.split('.')[0]}.' removed from 2 names" in found.notes
+    assert f"prefix '{prefix}' removed from 2 names" in found.notes
     assert "left out: 1 tensors of the anchors (anchors.boxes, …)" in found.notes
 
 
@@ -130,7 +133,10 @@ def test_the_averages_of_a_pytorch_run_are_taken(tmp_path):
     write_pth(tmp_path / "run.pth", run)
     found = read_weights(tmp_path / "run.pth")
     np.testing.assert_array_equal(found.tensors["backbone.bn1.weight"], 6 * ONE)
-    assert found.notes == ("'state_dict_ema' taken, not epoch, state_dict",)
+    assert found.notes == (
+        "'state_dict_ema' taken, not epoch, state_dict",
+        "moving averages taken, not state_dict (--raw takes the network itself)",
+    )
     found = read_weights(tmp_path / "run.pth", raw=True)
     np.testing.assert_array_equal(found.tensors["backbone.bn1.weight"], 2 * ONE)
 

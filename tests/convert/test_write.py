@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.convert import write
 from effdet_jax.convert.detectors import detector_variables, guess_spec
 from effdet_jax.convert.readers import read_weights
@@ -17,7 +18,7 @@ from effdet_jax.convert.write import (
 )
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import PYTORCH, model_spec
-from tests.tiny import random_variables
+from tests.tiny import random_variables, tiny_spec
 
 SPEC = model_spec("efficientdet-lite0", num_classes=2)
 WEIGHTED = model_spec("efficientdet-d0", num_classes=2)  # Has fusion weights and SE.
@@ -40,6 +41,16 @@ def test_out_and_in_again_is_bit_equal(tmp_path, name, kind, spec):
     assert weights.kind == kind and guess_spec(weights) == spec
     again = detector_variables(weights, spec)
     jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_a_changed_model_and_its_classes_are_known_again(tmp_path):
+    spec = tiny_spec(pyramid_cells=2, pyramid_width=24)
+    names = ClassNames(("red", "white"), (3, 7))
+    variables = jax.device_get(random_variables(Detector(spec)))
+    path = str(tmp_path / "w.safetensors")
+    write_tensors(path, "effdet", spec, variables, names)
+    weights = read_weights(path)
+    assert guess_spec(weights) == spec and weights.class_names == names
 
 
 def test_effdet_gets_its_counters_and_redundant_biases():

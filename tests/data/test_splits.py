@@ -80,11 +80,6 @@ def test_what_was_taken_for_what_is_said(tmp_path):
     assert notes[0] == f"COCO JSON {tmp_path}/train.json, images in {tmp_path}/images"
 
 
-def test_a_class_without_a_box_is_named(tmp_path):
-    make_folder(tmp_path)
-    assert open_coco(tmp_path, "train").report.notes[-1] == "1 classes without a box: dog"
-
-
 def test_a_validation_split_may_have_no_boxes(tmp_path):
     content = make_folder(tmp_path)
     make_folder(tmp_path, annotations=[])

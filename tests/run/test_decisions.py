@@ -15,20 +15,20 @@ def test_a_small_set_gets_many_passes_in_small_batches():
     made = decided(Facts(200, init="backbone"))
     assert made == {
         "batch_size": 8,
-        "num_epochs": 40.0,
+        "num_epochs": 30.0,
         "bn": "train",
         "optim.learning_rate": 0.016,
-        "optim.warmup_epochs": 2.0,
-        "optim.ema_decay": 0.99,  # 1000 steps: 1 - 10 / 1000.
-        "eval.every_epochs": 5.0,
+        "optim.warmup_epochs": 1.5,
+        "optim.ema_decay": 0.9867,  # 750 steps: 1 - 10 / 750.
+        "eval.every_epochs": 3.75,
     }
 
 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(200), {"num_epochs": 100.0}),  # From scratch: 40 × 2.5.
-        (Facts(50, init="backbone"), {"num_epochs": 80.0}),  # 40 × √(200 / 50).
+        (Facts(200), {"num_epochs": 75.0}),  # From scratch: 30 × 2.5.
+        (Facts(50, init="backbone"), {"num_epochs": 60.0}),  # 30 × √(200 / 50).
         (Facts(10, init="detector"), {"num_epochs": 100.0}),  # Never more.
         (Facts(118_000, init="backbone"), {"batch_size": 16, "num_epochs": 12.0}),
         (Facts(200, num_devices=6), {"batch_size": 12}),  # It must divide.

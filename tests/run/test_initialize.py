@@ -15,7 +15,12 @@ from effdet_jax.classes import ClassNames
 from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import abstract_variables, initial_variables, parameter_masks
-from effdet_jax.run.initialize import checkpoint_parts, create_initial_state, load_state
+from effdet_jax.run.initialize import (
+    checkpoint_parts,
+    create_initial_state,
+    keep_class_rows,
+    load_state,
+)
 from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.state import state_of
 from tests.tiny import random_variables, tiny_spec
@@ -83,6 +88,26 @@ def test_another_optimizer_is_one_clear_sentence(tmp_path, mesh, changes, said):
         load_state(model, other, mesh, Checkpoints(tmp_path / LAST), metadata)
     assert str(caught.value).endswith(f"in a new --workdir=NEW: --config.init={tmp_path}")
     assert len(str(caught.value)) < 500
+
+
+def test_class_rows_are_matched_by_name_whatever_the_count_and_case(capsys):
+    given_model = Detector(tiny_spec(num_classes=3))
+    given = jax.device_get(random_variables(given_model))
+    model = Detector(tiny_spec(num_classes=3), ClassNames.from_names(["horse", "Person", "car"]))
+    fresh = initial_variables(model, seed=3)
+    names = ClassNames.from_names(["person", "car", "dog"])
+    found = keep_class_rows(fresh, given, model, names)
+    printed = capsys.readouterr().out
+    assert "class rows kept: Person, car; new: horse\n" in printed
+
+    def rows(tree, index):  # Of nine anchors, three classes each.
+        head = tree["params"]["class_head"]["predict"]["pointwise"]
+        return [np.asarray(head[name])[..., index::3] for name in ("kernel", "bias")]
+
+    for (tree, old), new in (((fresh, 0), 0), ((given, 0), 1), ((given, 1), 2)):
+        jax.tree.map(np.testing.assert_array_equal, rows(found, new), rows(tree, old))
+    assert keep_class_rows(fresh, given, model, None) is given
+    assert keep_class_rows(fresh, given, model, model.class_names) is given
 
 
 def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path, mesh, capsys):

@@ -65,7 +65,11 @@ def test_the_layout_and_what_is_written_into_it(tmp_path):
     folder = Workdir(tmp_path / "new" / "run")
     folder.write_config({"batch_size": 4})
     folder.write_picture("train_batch", np.zeros((20, 30, 3), np.uint8))
-    assert sorted(os.listdir(folder.path)) == ["config.json", "train_batch.jpg"]
+    for faults in ({"box": ["a"]}, {"box": ["a", "é"]}):
+        folder.write_data_report({"train": faults})
+    assert sorted(os.listdir(folder.path)) == ["config.json", "data_report.json", "train_batch.jpg"]
+    report = (tmp_path / "new" / "run" / "data_report.json").read_text("utf-8")
+    assert json.loads(report) == {"train": {"box": ["a", "é"]}}
     assert json.loads((tmp_path / "new" / "run" / "config.json").read_text()) == {"batch_size": 4}
     assert folder.best == str(tmp_path / "new" / "run" / "checkpoints" / "best")
     assert str(folder) == str(tmp_path / "new" / "run")
@@ -75,6 +79,7 @@ def test_the_other_processes_of_a_run_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     folder = Workdir(tmp_path)
     folder.write_config({})
+    folder.write_data_report({})
     folder.write_picture("train_batch", np.zeros((20, 30, 3), np.uint8))
     assert not os.listdir(tmp_path)
 
