@@ -1,6 +1,7 @@
 """What a data folder holds, and what is wrong with it, before anything is trained.
 
 python -m effdet_jax.check_data FOLDER --report=data.html
+python -m effdet_jax.check_data FOLDER --write=coco OUT  # The set in another format: coco, voc, yolo.
 
 Ends with status 0 if it can be trained on, with 2 if training would refuse it.
 """
@@ -19,6 +20,7 @@ from effdet_jax.cli import define_config_flag, run
 from effdet_jax.config import ConfigError
 from effdet_jax.data.check import count, note_copies
 from effdet_jax.data.example import DataError, DataReport, GroundTruth, Source
+from effdet_jax.data.write import WRITERS, write_dataset
 from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.experiment import Experiment
 from effdet_jax.experiment_data import create_spec
@@ -32,14 +34,25 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "config": define_config_flag(required=False),
         "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
         "report": flags.DEFINE_string("report", "", "HTML page to write"),
+        "write": flags.DEFINE_enum(
+            "write", None, list(WRITERS), "write the set in this format to the folder OUT"
+        ),
     }
 
 
-def main(folders: Sequence[str], config: ConfigDict | None, as_json: bool, report: str) -> int:
+def main(
+    folders: Sequence[str],
+    config: ConfigDict | None,
+    as_json: bool,
+    report: str,
+    write: str | None,
+) -> int:
     config = config or configs.finetune()
-    data = config.data
-    if len(folders) > 1 or not (folders or data.dir or data.train_json or data.source == "shapes"):
-        raise ConfigError("name one data folder: python -m effdet_jax.check_data FOLDER")
+    folders, out = (folders[:-1], folders[-1:]) if write else (folders, [])
+    named = config.data.dir or config.data.train_json or config.data.source != "auto"
+    if len(folders) > 1 or not (folders or named):
+        usage = f"FOLDER --write={write} OUT" if write else "FOLDER"
+        raise ConfigError(f"name one data folder: python -m effdet_jax.check_data {usage}")
     if folders:
         config.data.dir = folders[0]
     config.data.tolerate = True  # To see all of it; what stops training is told at the end.
@@ -54,7 +67,20 @@ def main(folders: Sequence[str], config: ConfigDict | None, as_json: bool, repor
         if "train" in sources:
             print("\n".join(choice_lines(experiment)))
         print(f"\nwrote {report}" if report else "", end="\n" if report else "")
+    if write:
+        print("\n".join(write_copy(config, write, *out)))
     return 2 if any(found.stops for found in reports.values()) else 0
+
+
+def write_copy(config: ConfigDict, kind: str, out: str) -> list[str]:
+    """Writes the set with the splits that it has, none drawn; returns lines to print."""
+    config.data.val_fraction = 0.0
+    experiment = Experiment.from_config(config)
+    sources = {"train": experiment.train_source}
+    for split in ("val", "test") if hasattr(experiment.train_source, "paths") else ():
+        if source := experiment.open_source(split):
+            sources[split] = source
+    return write_dataset(sources, kind, out)
 
 
 def open_splits(experiment: Experiment) -> tuple[dict[str, Source], dict[str, DataReport]]:

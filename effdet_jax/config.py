@@ -51,6 +51,7 @@ _AT_LEAST = {
     "data.max_boxes": 0,
     "data.balance": 0,
     "data.workers": 0,
+    "data.val_fraction": 0,
     "data.threads": 1,
     "log_every_steps": 1,
     "keep_checkpoints": 1,

@@ -117,7 +117,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 def write_data_report(experiment: Experiment, folder: Workdir):
     """Lists every fault of the data in the workdir; says so if there are any."""
-    reports = {"train": experiment.train_source.report, "val": experiment.val_source.report}
+    sources = {"train": experiment.train_source, "val": experiment.val_source}
+    reports = {split: source.report for split, source in sources.items() if source}
     folder.write_data_report({split: report.to_dict() for split, report in reports.items()})
     if any(report.faults for report in reports.values()):
         print(f"report     every fault of the data: {folder.data_report}", flush=True)

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from effdet_jax import check_data
-from effdet_jax.config import ConfigError, finetune, get_config
+from effdet_jax.config import ConfigError, get_config
 from tests.conftest import ROOT
 from tests.data.test_check import REFUSED, folder
 
 
-def run(capsys, *folders, as_json=False, report="", config=None):
-    status = check_data.main([str(path) for path in folders], config, as_json, report)
+def run(capsys, *folders, as_json=False, report="", config=None, write=None):
+    status = check_data.main([str(path) for path in folders], config, as_json, report, write)
     return status, capsys.readouterr().out
 
 
@@ -31,9 +31,8 @@ def test_a_sound_folder(tmp_path, capsys):
 def test_json_has_exactly_what_is_promised(tmp_path, capsys):
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "ghost"}]
     folder(tmp_path, categories=categories, each=REFUSED["outside"][0]["each"])
-    config = finetune()
-    config.data.val_fraction = 0.0
-    status, text = run(capsys, tmp_path, as_json=True, config=config)
+    folder(tmp_path, "val")
+    status, text = run(capsys, tmp_path, as_json=True)
     found = json.loads(text)
     assert status == 2 and list(found) == ["splits", "anchors", "decisions"]
     train = found["splits"]["train"]
@@ -48,10 +47,7 @@ def test_json_has_exactly_what_is_promised(tmp_path, capsys):
     assert stop["kind"] == "stops training" and stop["count"] == 1
     assert outside["kind"] == "box outside its image" and outside["count"] == 6
     assert outside["first"].startswith("train.json: image 0 'train0.jpg': annotation 1 is")
-    assert list(found["splits"]) == ["train"]  # There is none to be drawn.
-    assert found["anchors"]["boxes"] == 6 and found["anchors"]["keep_defaults"]
-    knobs = {decision["knob"]: decision["value"] for decision in found["decisions"]}
-    assert knobs["batch_size"] == 8 and knobs["model.anchor_scale"] == 4.0
+    assert found["splits"]["val"]["images"] == 6 and found["splits"]["val"]["faults"] == []
 
 
 def test_a_set_that_cant_be_used_at_all_is_reported_all_the_same(tmp_path, capsys):
@@ -68,7 +64,23 @@ def test_a_config_names_the_data_too(capsys):
     status, page = run(capsys, config=config)
     assert status == 0 and "val        4 images" in page
     with pytest.raises(ConfigError, match="name one data folder"):
-        check_data.main([], get_config(), as_json=False, report="")
+        check_data.main([], get_config(), as_json=False, report="", write=None)
+
+
+def test_a_set_is_written_in_another_format_with_the_splits_it_has(tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    folder(data)
+    status, page = run(capsys, data, out, write="yolo")
+    assert status == 0 and page.endswith(f"wrote {out} (yolo): 6 images of train, copied\n")
+    assert len(list(out.glob("images/train/*.jpg"))) == 6
+    folder(data, "val")
+    folder(data, "test", images=2)
+    status, page = run(capsys, data, tmp_path / "voc", write="voc")
+    text = "6 images of train, 6 images of val, 2 images of test, copied"
+    assert status == 0 and text in page
+    with pytest.raises(ConfigError, match="check_data FOLDER --write=coco OUT"):
+        check_data.main([str(data)], None, as_json=False, report="", write="coco")
 
 
 def test_the_command(tmp_path):

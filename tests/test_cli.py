@@ -131,3 +131,13 @@ def test_a_terminal_that_cannot_print_a_sign_prints_another(tmp_path):
         check=False,
     )
     assert done.returncode == 0 and "512?512" in done.stdout
+
+
+def test_a_tilde_in_any_argument_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, output = run("effdet_jax.predict", "--checkpoint=~/runs/x", __file__)
+    assert status == 2 and f"'{tmp_path}/runs/x'" in output
+    arguments = ("--config=shapes:smoke", "--config.data.source=coco", "--config.data.dir=~/gone")
+    status, output = run("effdet_jax.train", *arguments, "--workdir=~/runs/x", cwd=tmp_path)
+    assert status == 2 and f"data folder '{tmp_path}/gone' doesn't exist" in output
+    assert not (tmp_path / "~").exists()

@@ -1,5 +1,7 @@
 """What `evaluate` takes from a checkpoint and from its flags; `test_train.py` runs the command."""
 
+import json
+
 import jax.numpy as jnp
 import pytest
 
@@ -40,7 +42,7 @@ def evaluated(monkeypatch):
     def create_evaluator(model, source, mesh, **options):
         asked.append((model, options))
         return lambda variables, other=None: Evaluation(
-            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 0, 1), [], [], {}
+            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 1, 1), [], [], {}
         )
 
     monkeypatch.setattr("effdet_jax.experiment.create_evaluator", create_evaluator)
@@ -77,9 +79,36 @@ def test_flags_go_before_what_the_run_did(workdir, evaluated, flags, expected):
 def test_data_of_other_classes_is_refused(workdir, tmp_path):
     make_folder(tmp_path)
     config = tiny_config(**{"data.dir": str(tmp_path)})
-    message = "no class 'dog', 'cat'; it has 6: circle, rectangle, triangle, star"
+    message = "the model has no class 'dog', 'cat'; it has 6: circle, rectangle, triangle, star"
     with pytest.raises(DataError, match=message):
         evaluate.main(**FLAGS | {"checkpoint": workdir, "config": config, "split": "train"})
+
+
+def write_images(root, **content):
+    """A data folder whose val.json has one image and these other lists."""
+    make_folder(root, images=[{"id": 7, "file_name": "0.png"}], **content)
+    (root / "train.json").rename(root / "val.json")
+    return tiny_config(**{"data.dir": str(root), "data.val_fraction": 0.0})
+
+
+def test_result_rows_have_the_ids_of_the_file_and_need_no_ground_truth(workdir, tmp_path, capsys):
+    """As for COCO's test images: a list of images and categories, for a results file to hand in."""
+    categories = [{"id": 30 + number, "name": name} for number, name in enumerate(reversed(NAMES))]
+    config = write_images(tmp_path, categories=categories, annotations=None)
+    out = tmp_path / "results.json"
+    flags = {"checkpoint": workdir, "config": config, "output": str(out), "batch_size": 8}
+    assert evaluate.main(**FLAGS | flags) == 0
+    found = json.loads(out.read_text())
+    assert found and {row["image_id"] for row in found} == {7}
+    assert {row["category_id"] for row in found} <= set(range(30, 36))
+    assert "no ground truth, no AP" in capsys.readouterr().out
+
+
+def test_a_split_that_is_not_there(workdir, tmp_path):
+    config = write_images(tmp_path)
+    (tmp_path / "val.json").rename(tmp_path / "train.json")
+    with pytest.raises(DataError, match="the data has no val split.*: --split=train"):
+        evaluate.main(**FLAGS | {"checkpoint": workdir, "config": config})
 
 
 def test_a_data_folder_of_the_run_that_is_not_here(tmp_path):

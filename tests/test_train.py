@@ -123,6 +123,24 @@ def test_a_few_images_prove_the_set_up_and_leave_nothing(run_command, tmp_path):
     assert status == 2 and "--overfit keeps nothing: leave --workdir out" in output
 
 
+def test_without_validation_data_nothing_is_evaluated(run_command, tmp_path):
+    make_folder(tmp_path)
+    status, output = run_command(
+        "train",
+        *TINY,
+        "--config.data.source=auto",
+        f"--config.data.dir={tmp_path}",
+        "--config.data.val_fraction=0",
+        "--config.num_steps=1",
+        f"--workdir={tmp_path}/run",
+    )
+    assert status == 0, output
+    assert "val        none: nothing is evaluated, and the best checkpoint is the last" in output
+    assert "evaluation" not in output and not Checkpoints(tmp_path / "run" / BEST).latest_step
+    status, output = run_command("evaluate", f"--checkpoint={tmp_path}/run", "--split=train")
+    assert status == 0 and "3 images, " in output
+
+
 def test_evaluate_writes_results_with_the_original_ids(run_command, trained, tmp_path):
     workdir, _ = trained
     status, output = run_command(

@@ -88,15 +88,16 @@ def open_split(find: Find, split: str, options: Mapping[str, Any]) -> RecordSour
       find: of one format, or of all.
       split: 'train', 'val', or 'test'.
       options: the values below `config.data`: `dir`, `train_json`, `val_json`, `train_images`,
-        `val_images`, `val_fraction`, `strict`.
+        `val_images`, `val_fraction`, and those of `check_options`.
 
     Raises:
       DataError: nothing is found, or it can't be used.
     """
     found, note = _find_splits(find, options), ""
-    if split == "val" and "val" not in found and "test" in found:
-        found["val"], note = found["test"], "no split is named val: test is taken for it"
-    draws = not {"val", "test"} & set(found) and options["val_fraction"] > 0
+    if "val" not in found and "test" in found:
+        found["val"] = found.pop("test")
+        note = "no split is named val: test is taken for it" if split == "val" else ""
+    draws = "val" not in found and options["val_fraction"] > 0
     if split == "val" and draws and "train" in found:
         parsed = found["train"](options["train_images"])
     elif split in found:
@@ -165,16 +166,15 @@ def _checked(parsed: Parsed, split: str, note: str, options: Mapping[str, Any]) 
     report.notes.insert(0, f"{parsed.kind} {parsed.path}, images in {parsed.images}")
     if note:
         report.notes.insert(1, note)
-    source = RecordSource(
+    return RecordSource(
         parsed.records,
         parsed.class_names,
         parsed.images,
         name=parsed.path,
         report=report,
-        **check_options(options),
         needs_boxes=split == "train",
+        **check_options(options),
     )
-    return source
 
 
 def _nothing_found(path: str, found: Iterable[str]) -> str:
