@@ -50,8 +50,8 @@ _AT_LEAST = {
     "data.overfit": 0,
     "data.max_boxes": 0,
     "data.balance": 0,
-    "data.workers": 0,
     "data.val_fraction": 0,
+    "data.workers": 0,
     "data.threads": 1,
     "log_every_steps": 1,
     "keep_checkpoints": 1,
@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
     config.data.dir = ""  # The data folder.
-    config.data.train_json = ""  # Annotations of any kind, if they aren't found in `dir`.
+    config.data.train_json = ""  # Annotations that aren't in `dir`: a file or folder of any kind.
     config.data.val_json = ""
     config.data.train_images = ""  # Image folders, if they aren't found by themselves.
     config.data.val_images = ""

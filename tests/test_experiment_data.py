@@ -8,7 +8,7 @@ ALL_OPEN = {**OPEN, "optim.name": "adamw"}
 
 
 def made(folder, **options):
-    config = changed_config(**ALL_OPEN, **{"data.dir": str(folder)})
+    config = changed_config(**ALL_OPEN, **{"data.dir": str(folder), "data.val_fraction": 0.0})
     return Experiment.from_config(config, **options)
 
 

@@ -76,10 +76,10 @@ class RecordSource:
       name: path of the annotations, for messages.
       report: counts what the reader has left out; what is left out here is added.
       strict: any bad box or file is an error.
-      needs_boxes: images that are listed without any box are an error.
       tolerate: so many faults that they can't be chance are none.
       rescale: boxes made for another size of the image are scaled to the file's.
       intensity: (low, high) of 16-bit and float images, see `decode_image`; () measures it.
+      needs_boxes: images that are listed without any box are an error.
 
     Attributes:
       paths: image files, in order.
@@ -99,10 +99,10 @@ class RecordSource:
         name: str,
         report: DataReport | None = None,
         strict: bool = False,
-        needs_boxes: bool = True,
         tolerate: bool = False,
         rescale: bool = False,
         intensity: Intensity = (),
+        needs_boxes: bool = True,
     ):
         self.class_names, self.images, self.name = class_names, images, name
         self.report = DataReport() if report is None else report
@@ -253,7 +253,7 @@ class RecordSource:
         report, problems = self.report, self.report.lines()[1:]
         if strict and report.faults:
             raise DataError(f"{self.name}: " + "\n  ".join(problems))
-        if report.stops and not (tolerate and report.boxes):
+        if report.stops and not (tolerate and (report.boxes or not needs_boxes)):
             raise check.stopped(self.name, report)
         if not report.images:
             raise DataError(f"{self.name}: no usable images; " + "; ".join(problems))
@@ -275,11 +275,6 @@ class RecordSource:
         return intensity
 
 
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a `RecordSource` that say how it checks, from the values of `config.data`."""
-    return {knob: options[knob] for knob in ("strict", "tolerate", "rescale", "intensity")}
-
-
 def _located(records: list[Record], files: Locator, report: DataReport) -> list[Record]:
     """The records with the names that their files have here."""
     found = files.find_all(record.file_name for record in records)
@@ -288,6 +283,11 @@ def _located(records: list[Record], files: Locator, report: DataReport) -> list[
         text = f"{len(found)} images found under another name, first: '{name}' is '{path}'"
         report.notes.append(text)
     return [r._replace(file_name=found.get(r.file_name, r.file_name)) for r in records]
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a `RecordSource` that say how it checks, from the values of `config.data`."""
+    return {knob: options[knob] for knob in ("strict", "tolerate", "rescale", "intensity")}
 
 
 def _describe(image_id: int | str, file_name: str) -> str:

@@ -42,8 +42,9 @@ def folder(root, split="train", *, each=None, images=6, json_size=(WIDTH, HEIGHT
 
 
 def opened(root, split="train", **knobs):
-    options = get_config().data.to_dict() | {"dir": str(root), "val_fraction": 0.0}
-    return open_source("coco", split, options | knobs)
+    return open_source(
+        "coco", split, get_config().data.to_dict() | {"dir": str(root), "val_fraction": 0.0} | knobs
+    )
 
 
 def perfect_ap(source):
@@ -147,7 +148,7 @@ NAMED = {
     ),
     "impossible areas": (
         {"each": lambda number, _: {"area": (-1, 0, float("nan"), True, "big")[number % 5]}},
-        {"area that is no number of pixels (the box's is taken)": 9},
+        {"area that is no number of pixels (the box's is taken)": 9},  # Of 12; 0 says nothing.
         12,
     ),
 }
