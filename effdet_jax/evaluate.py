@@ -106,10 +106,10 @@ def main(
 
 
 def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
-    """The images of a split with the model's labels.
+    """The data to evaluate on, with the labels that a model predicts.
 
     Raises:
-      DataError: there are none, or they have classes that the model hasn't.
+      DataError: there is no such split, or it has classes that the model hasn't.
     """
     source = experiment.open_source(split, intensity=model.spec.intensity)
     if source is None:

@@ -113,10 +113,7 @@ class ExperimentData:
     # Data.
 
     def open_source(self, split: str, *, intensity: tuple[float, ...] = ()) -> Source | None:
-        """The images and boxes of 'train' or 'val', opened anew; None if the data has no such split.
-
-        See `data.source.open_source`.
-        """
+        """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
         data = self.asked.data.to_dict()
         data["intensity"] = data["intensity"] or intensity
         source = open_source(data["source"], split, data)
@@ -130,8 +127,7 @@ class ExperimentData:
     @functools.cached_property
     def val_source(self) -> Source | None:
         """The validation data with the labels of the training data, by name; None if there is none.
-
-        Where some images are to be overfitted, those.
+        The training data themselves where those are to be overfitted.
 
         Raises:
           DataError: it has classes that the training data hasn't.

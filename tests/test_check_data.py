@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from effdet_jax import check_data
-from effdet_jax.config import ConfigError, finetune, get_config
+from effdet_jax.config import ConfigError, get_config
 from tests.conftest import ROOT
 from tests.data.test_check import REFUSED, folder
 
@@ -31,9 +31,8 @@ def test_a_sound_folder(tmp_path, capsys):
 def test_json_has_exactly_what_is_promised(tmp_path, capsys):
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "ghost"}]
     folder(tmp_path, categories=categories, each=REFUSED["outside"][0]["each"])
-    config = finetune()
-    config.data.val_fraction = 0.0
-    status, text = run(capsys, tmp_path, as_json=True, config=config)
+    folder(tmp_path, "val")
+    status, text = run(capsys, tmp_path, as_json=True)
     found = json.loads(text)
     assert status == 2 and list(found) == ["splits", "anchors", "decisions"]
     train = found["splits"]["train"]
@@ -48,10 +47,7 @@ def test_json_has_exactly_what_is_promised(tmp_path, capsys):
     assert stop["kind"] == "stops training" and stop["count"] == 1
     assert outside["kind"] == "box outside its image" and outside["count"] == 6
     assert outside["first"].startswith("train.json: image 0 'train0.jpg': annotation 1 is")
-    assert list(found["splits"]) == ["train"]  # There is none to be drawn.
-    assert found["anchors"]["boxes"] == 6 and found["anchors"]["keep_defaults"]
-    knobs = {decision["knob"]: decision["value"] for decision in found["decisions"]}
-    assert knobs["batch_size"] == 8 and knobs["model.anchor_scale"] == 4.0
+    assert found["splits"]["val"]["images"] == 6 and found["splits"]["val"]["faults"] == []
 
 
 def test_a_set_that_cant_be_used_at_all_is_reported_all_the_same(tmp_path, capsys):

@@ -79,7 +79,7 @@ def test_flags_go_before_what_the_run_did(workdir, evaluated, flags, expected):
 def test_data_of_other_classes_is_refused(workdir, tmp_path):
     make_folder(tmp_path)
     config = tiny_config(**{"data.dir": str(tmp_path)})
-    message = "no class 'dog', 'cat'; it has 6: circle, rectangle, triangle, star"
+    message = "the model has no class 'dog', 'cat'; it has 6: circle, rectangle, triangle, star"
     with pytest.raises(DataError, match=message):
         evaluate.main(**FLAGS | {"checkpoint": workdir, "config": config, "split": "train"})
 

@@ -275,6 +275,11 @@ class RecordSource:
         return intensity
 
 
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a `RecordSource` that say how it checks, from the values of `config.data`."""
+    return {knob: options[knob] for knob in ("strict", "tolerate", "rescale", "intensity")}
+
+
 def _located(records: list[Record], files: Locator, report: DataReport) -> list[Record]:
     """The records with the names that their files have here."""
     found = files.find_all(record.file_name for record in records)
@@ -283,11 +288,6 @@ def _located(records: list[Record], files: Locator, report: DataReport) -> list[
         text = f"{len(found)} images found under another name, first: '{name}' is '{path}'"
         report.notes.append(text)
     return [r._replace(file_name=found.get(r.file_name, r.file_name)) for r in records]
-
-
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a `RecordSource` that say how it checks, from the values of `config.data`."""
-    return {knob: options[knob] for knob in ("strict", "tolerate", "rescale", "intensity")}
 
 
 def _describe(image_id: int | str, file_name: str) -> str:

@@ -42,9 +42,8 @@ def folder(root, split="train", *, each=None, images=6, json_size=(WIDTH, HEIGHT
 
 
 def opened(root, split="train", **knobs):
-    return open_source(
-        "coco", split, get_config().data.to_dict() | {"dir": str(root), "val_fraction": 0.0} | knobs
-    )
+    options = get_config().data.to_dict() | {"dir": str(root), "val_fraction": 0.0}
+    return open_source("coco", split, options | knobs)
 
 
 def perfect_ap(source):
@@ -148,7 +147,7 @@ NAMED = {
     ),
     "impossible areas": (
         {"each": lambda number, _: {"area": (-1, 0, float("nan"), True, "big")[number % 5]}},
-        {"area that is no number of pixels (the box's is taken)": 9},  # Of 12; 0 says nothing.
+        {"area that is no number of pixels (the box's is taken)": 9},
         12,
     ),
 }
