@@ -97,6 +97,9 @@ def run(
             return main(**values, **({arguments: argv[1:]} if arguments else {}))
         except UserError as error:
             _exit(str(error))
+        except BrokenPipeError:  # `… | head` has read enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
 
     app.run(guarded, flags_parser=_parse_flags)
 

@@ -14,6 +14,7 @@ from effdet_jax.data.example import DataError
 from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.experiment import Experiment
+from effdet_jax.training.state import TrainState
 from tests.doubles import make_folder
 from tests.tiny import changed_config, tiny_config
 
@@ -242,3 +243,21 @@ def test_the_range_of_16_bit_images_is_the_training_datas_and_goes_with_the_mode
     with open(tmp_path / "images" / "0.png", "rb") as file:
         ((_, image),) = predict._read([file.name], made.spec.intensity)
     assert image.max() == round(255 / 4)
+
+
+def test_raw_and_averaged_weights_are_evaluated_where_they_differ():
+    state = TrainState(0, {"a": 1}, {}, None, {"params": {"a": 2}, "batch_stats": {}})
+    raw = {"raw": {"params": {"a": 1}, "batch_stats": {}}}
+    assert experiment().evaluated_variables(state) == {"averaged": state.ema} | raw
+    assert experiment(**{"eval.weights": "raw"}).evaluated_variables(state) == raw
+    assert experiment(**{"optim.ema_decay": 0.0}).evaluated_variables(state) == raw
+
+
+def test_what_is_frozen_is_not_decayed_and_a_wrong_pattern_is_refused():
+    made = Experiment.from_config(tiny_config(freeze="class_head, box_head"), class_names=COCO)
+    assert {path[0] for path in made.frozen} == {"class_head", "box_head"}
+    frozen = Experiment.from_config(tiny_config(bn="frozen_backbone"), class_names=COCO).frozen
+    assert ("backbone", "stem_bn") in frozen and ("backbone", "stem_conv") not in frozen
+    assert all(path[0] == "backbone" for path in frozen)
+    with pytest.raises(ConfigError, match="--config.freeze=neck: 'neck' matches no module"):
+        Experiment.from_config(tiny_config(freeze="neck"), class_names=COCO).frozen  # noqa: B018
