@@ -81,22 +81,26 @@ class ExperimentData:
         """What the data decides of what was left open; opens the training data if anything was."""
         flat, earlier = configs.flatten(self.asked), configs.flatten(self.earlier)
         left_open = [knob for knob, value in configs.OPEN.items() if flat[knob] == value]
-        if not left_open or (self.given_class_names and not self.given_num_examples):
-            return []  # There is nothing to decide, or no data is to be asked.
+        if self.given_class_names and not self.given_num_examples:
+            return []  # No data is to be asked.
         kept = [knob for knob in left_open if earlier.get(knob, flat[knob]) != flat[knob]]
         decisions = [Decision(knob, earlier[knob], "as this run began") for knob in kept]
+        if left_open == kept:
+            return decisions
         flat |= {knob: earlier[knob] for knob in kept}
         facts = Facts(
             self.given_num_examples or len(self.train_source),
             len(self.devices or jax.devices()),
             initial_kind(self.asked.init) if self.asked.init else "",
         )
-        if "model.anchor_scale" in left_open and not (kept or self.given_class_names):
+        if flat["model.anchor_scale"] == configs.OPEN["model.anchor_scale"] and not (
+            self.given_class_names
+        ):
             decisions.append(self._anchor_decision(facts))
         return decisions + decide(flat, facts)
 
     def _anchor_decision(self, facts: Facts) -> Decision:
-        spec = create_spec(self.asked.model, len(self.class_names))
+        spec = create_spec(self.asked.model, len(self.class_names), self.intensity)
         fit = None if facts.init == "detector" else self.data_fit.fit_anchors(spec)
         if fit is None:
             reason = "as the initial weights have it" if facts.init else "there are no boxes"

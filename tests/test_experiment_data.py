@@ -30,6 +30,14 @@ def test_a_run_goes_on_with_what_it_decided_but_not_against_what_is_asked(tmp_pa
     assert Experiment.from_config(config, earlier=earlier).config.num_epochs == 9.0
 
 
+def test_a_run_that_goes_on_needs_its_initial_weights_no_more(tmp_path):
+    make_folder(tmp_path)
+    earlier = made(tmp_path).metadata.config
+    config = changed_config(**ALL_OPEN, **{"data.dir": str(tmp_path), "init": "deleted.pth"})
+    experiment = Experiment.from_config(config, earlier=earlier)
+    assert experiment.config.num_epochs == earlier["num_epochs"]
+
+
 def test_what_needs_no_data_opens_none():
     experiment = Experiment.from_config(changed_config(**ALL_OPEN), class_names=COCO)
     assert experiment.spec.anchor_scale == 4.0  # The model's own.
