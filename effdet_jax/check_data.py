@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
+from effdet_jax.classes import is_unused
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.config import ConfigError
 from effdet_jax.data.check import count, note_copies
@@ -25,8 +26,7 @@ from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.experiment import Experiment
 from effdet_jax.experiment_data import create_spec
 from effdet_jax.report.data_page import write_data_page
-
-FEW_BOXES = 10  # Of a class; fewer can hardly be learned.
+from effdet_jax.run.data_fit import FEW_BOXES
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -136,7 +136,8 @@ def to_dict(
 
 def anchors(experiment: Experiment) -> AnchorFit | None:
     """How the model's own anchors fit the boxes, None where there are none."""
-    spec = create_spec(experiment.asked.model, len(experiment.class_names))
+    knobs, names = experiment.asked.model, experiment.class_names
+    spec = create_spec(knobs, len(names), experiment.intensity)
     return experiment.data_fit.fit_anchors(spec)
 
 
@@ -189,7 +190,7 @@ def _size_lines(truths: Sequence[GroundTruth], modes: Mapping[str, int]) -> list
 
 def _class_lines(report: DataReport) -> list[str]:
     """A bar per class, the most frequent first, with a warning at the rare ones."""
-    named = {name: n for name, n in report.classes.items() if n or not name.startswith("unused ")}
+    named = {name: n for name, n in report.classes.items() if n or not is_unused(name)}
     width, most = max(map(len, named), default=0), max(named.values(), default=0)
     found = []
     for name, boxes in sorted(named.items(), key=lambda item: -item[1]):

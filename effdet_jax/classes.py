@@ -111,8 +111,7 @@ class ClassNames:
           ValueError: `other` has a name that isn't here; names all of them.
         """
         ids = dict(zip(other.names, other.ids))
-        unused = {name for name in COCO.names if name.startswith("unused ")}
-        if strangers := [name for name in ids if name not in self.names and name not in unused]:
+        if strangers := [name for name in ids if name not in self.names and not is_unused(name)]:
             raise ValueError(", ".join(map(repr, strangers)))
         taken = set(other.ids)
         free = (id_ for id_ in itertools.count(1) if id_ not in taken.union(self.ids))
@@ -145,3 +144,8 @@ COCO = ClassNames(
     tuple(COCO_NAMES.get(identity, f"unused {identity}") for identity in range(1, 91)),
     tuple(range(1, 91)),
 )
+
+
+def is_unused(name: str) -> bool:
+    """Whether a name only stands for an id that COCO leaves free: 'unused 12'."""
+    return name in COCO.names and name not in COCO_NAMES.values()

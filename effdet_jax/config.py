@@ -96,9 +96,7 @@ def get_config() -> ConfigDict:
     config.microbatches = 1  # Parts a batch is computed in, one after the other.
     config.init = ""  # Weights to start from: whatever `ed.load` takes, or an ImageNet backbone.
     config.freeze = ""  # What doesn't learn: 'backbone', 'pyramid', regular expressions, by commas.
-    config.bn = (
-        "train"  # Or 'frozen' and 'frozen_backbone': keeps statistics and affine parameters.
-    )
+    config.bn = "train"  # 'frozen', 'frozen_backbone': statistics and affine parameters stay.
 
     config.mesh = ConfigDict()  # Devices = data × fsdp × spatial; 'data' takes what these leave.
     config.mesh.fsdp = 1  # Splits the batch, and large parameters with optimizer and averages.

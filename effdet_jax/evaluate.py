@@ -123,10 +123,7 @@ def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
 def result_lines(result: Evaluation) -> list[str]:
     """To print: images that couldn't be read, counts, metrics."""
     return [
-        *(
-            f"warning: {image} can't be read and counts as without detections"
-            for image in result.unreadable
-        ),
+        *result.warnings,
         f"{result.metrics.num_images} images, {len(result.results)} detections",
         *result.metrics.lines(),
     ]

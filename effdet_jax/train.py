@@ -220,8 +220,8 @@ def report(
         + (f"; the {chosen} weights:" if len(aps) > 1 else " weights:")
     )
     print("  " + "\n  ".join(result.metrics.lines()), flush=True)
-    for image in result.unreadable:
-        print(f"warning: {image} can't be read and counts as without detections")
+    for warning in result.warnings:
+        print(warning)
     if result.metrics.num_boxes and needs_diagnosis(aps[chosen], record.ap):
         state = {"step": number, "monitor": monitor, "best_ap": record.ap, "aps": aps}
         lines = advice.why_so_low(experiment, result, variables, **state)

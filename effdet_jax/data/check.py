@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from effdet_jax.classes import is_unused
 from effdet_jax.data.example import DataError, DataReport, Source
 from effdet_jax.data.headers import SHARE_BY_CHANCE
 
@@ -110,9 +111,7 @@ def check_training(source: Source, *, tolerate: bool):
         report.stops.append("every box is a crowd (iscrowd: 1): nothing can be learned")
         if not tolerate:
             raise stopped(getattr(source, "name", "training data"), report)
-    absent = [
-        name for name, boxes in report.classes.items() if not (boxes or name.startswith("unused "))
-    ]
+    absent = [name for name, boxes in report.classes.items() if not (boxes or is_unused(name))]
     if absent:
         shown = ", ".join(absent[:8]) + (", …" if len(absent) > 8 else "")
         report.notes.append(f"classes without a box, which can't be learned: {shown}")

@@ -1,7 +1,7 @@
 """What every source gives: an `Example`, its `GroundTruth`, and a `DataReport` of what was left out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -153,3 +153,27 @@ def make_truth(
 def unreadable(image_id: int | str, size: tuple[int, int], error: str) -> Example:
     """A black example in the place of an image that can't be read; it is never trained on."""
     return Example(np.zeros((*size, 3), np.uint8), make_truth(image_id, size), error=error)
+
+
+def coco_dataset(truths: Iterable[GroundTruth], class_names: ClassNames) -> dict[str, Any]:
+    """Ground truth as a COCO-JSON dict."""
+    images, annotations = [], []
+    for truth in truths:
+        height, width = truth.size
+        images.append({"id": truth.image_id, "height": height, "width": width})
+        for box, label, crowd, area in zip(truth.boxes, truth.labels, truth.crowd, truth.area):
+            top, left, bottom, right = (float(side) for side in box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # pycocotools takes 0 for "no match".
+                    "image_id": truth.image_id,
+                    "category_id": class_names.ids[int(label)],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+    categories = [
+        {"id": id_, "name": name} for id_, name in zip(class_names.ids, class_names.names)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import yaml
 from PIL import Image
 
-from effdet_jax.data.example import DataError, GroundTruth, Source
+from effdet_jax.data.example import DataError, GroundTruth, Source, coco_dataset
 from effdet_jax.data.images import image_size
 from effdet_jax.files import put_in_place
 
@@ -112,29 +112,9 @@ def _write_coco(
     """annotations/instances_SPLIT.json; ids, areas and crowds as they are."""
     os.makedirs(os.path.join(folder, "annotations"))
     for split, some in items.items():
-        names = sources[split].class_names
-        images, annotations = [], []
-        for item in some:
-            (height, width), truth = item.truth.size, item.truth
-            images.append(
-                {"id": truth.image_id, "file_name": item.name, "width": width, "height": height}
-            )
-            for box, label, crowd, area in zip(
-                truth.boxes.tolist(), truth.labels, truth.crowd, truth.area
-            ):
-                top, left, bottom, right = box
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": truth.image_id,
-                        "category_id": names.ids[label],
-                        "bbox": [left, top, right - left, bottom - top],
-                        "area": float(area),
-                        "iscrowd": int(crowd),
-                    }
-                )
-        categories = [{"id": id_, "name": name} for id_, name in zip(names.ids, names.names)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
+        content = coco_dataset((item.truth for item in some), sources[split].class_names)
+        for image, item in zip(content["images"], some):
+            image["file_name"] = item.name
         path = os.path.join(folder, "annotations", f"instances_{split}.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.data.example import GroundTruth
 
 # In the order pycocotools prints them.
 METRICS = (
@@ -75,30 +74,6 @@ def coco_results(
         }
         for box, score, label in zip(boxes, scores, classes)
     ]
-
-
-def coco_dataset(truths: Iterable[GroundTruth], class_names: ClassNames) -> dict[str, Any]:
-    """Ground truth as a COCO-JSON dict."""
-    images, annotations = [], []
-    for truth in truths:
-        height, width = truth.size
-        images.append({"id": truth.image_id, "height": height, "width": width})
-        for box, label, crowd, area in zip(truth.boxes, truth.labels, truth.crowd, truth.area):
-            top, left, bottom, right = (float(side) for side in box)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # pycocotools takes 0 for "no match".
-                    "image_id": truth.image_id,
-                    "category_id": class_names.ids[int(label)],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    categories = [
-        {"id": id_, "name": name} for id_, name in zip(class_names.ids, class_names.names)
-    ]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) -> CocoMetrics:

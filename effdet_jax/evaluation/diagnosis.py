@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from effdet_jax.data.example import Source
-from effdet_jax.evaluation.coco import CocoMetrics, coco_dataset, evaluate_coco
+from effdet_jax.data.example import Source, coco_dataset
+from effdet_jax.evaluation.coco import CocoMetrics, evaluate_coco
 from effdet_jax.evaluation.loop import Evaluation
 
 LOW_AP = 0.01

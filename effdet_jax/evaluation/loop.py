@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from effdet_jax.data.example import Source
+from effdet_jax.data.example import Source, coco_dataset
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.distributed.mesh import (
@@ -21,7 +21,6 @@ from effdet_jax.distributed.mesh import (
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.coco import (
     CocoMetrics,
-    coco_dataset,
     coco_results,
     evaluate_coco,
 )
@@ -46,6 +45,14 @@ class Evaluation:
     results: list[dict[str, Any]]
     unreadable: list[str]
     first: dict[int, Detections]
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each image that couldn't be read."""
+        return [
+            f"warning: {image} can't be read and counts as without detections"
+            for image in self.unreadable
+        ]
 
 
 def with_rows(detect: Callable[..., Detections]) -> Callable[..., tuple[Detections, Any]]:

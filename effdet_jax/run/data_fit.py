@@ -75,10 +75,16 @@ class DataFit:
         """How the boxes and a spec's anchors go together; None where there are no boxes."""
         if self.source is None:
             return None
-        boxes, labels = self.statistics.on_canvas(spec.image_size)
-        return (
-            fit_anchors(boxes, labels, self.source.class_names.names, spec) if len(boxes) else None
-        )
+        if spec not in self._fits:
+            boxes, labels = self.statistics.on_canvas(spec.image_size)
+            names = self.source.class_names.names
+            self._fits[spec] = fit_anchors(boxes, labels, names, spec) if len(boxes) else None
+        return self._fits[spec]
+
+    @functools.cached_property
+    def _fits(self) -> dict[ModelSpec, AnchorFit | None]:
+        """What was fitted: the anchors to choose are often those to train with."""
+        return {}
 
     def lines(self, anchors: AnchorFit | None) -> list[str]:
         """For the banner, each with its title in the first eleven columns.

@@ -153,7 +153,7 @@ import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from effdet_jax.checkpoint import Checkpoints, Metadata
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.evaluation.coco import coco_dataset
+from effdet_jax.data.example import coco_dataset
 from effdet_jax.evaluation.loop import evaluate
 from effdet_jax.distributed import mesh as sharding
 from effdet_jax.distributed.processes import connected, wait_for_all

@@ -5,9 +5,9 @@ import pytest
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.coco import open_coco
+from effdet_jax.data.example import coco_dataset
 from effdet_jax.evaluation.coco import (
     METRICS,
-    coco_dataset,
     coco_results,
     evaluate_coco,
     write_results,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.evaluation.coco import coco_dataset, coco_results, evaluate_coco
+from effdet_jax.data.example import coco_dataset
+from effdet_jax.evaluation.coco import coco_results, evaluate_coco
 from effdet_jax.evaluation.diagnosis import (
     Circumstances,
     best_overlap,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effdet_jax.data.example import coco_dataset
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.data.subset import Subset
 from effdet_jax.detection.postprocess import Detections
@@ -14,7 +15,6 @@ from effdet_jax.distributed.mesh import (
     place_evaluation_batch,
     replicated,
 )
-from effdet_jax.evaluation.coco import coco_dataset
 from effdet_jax.evaluation.loop import create_evaluator, evaluate, with_rows
 from effdet_jax.model.detector import Detector
 from tests.doubles import Images
