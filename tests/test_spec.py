@@ -102,7 +102,14 @@ def test_equations_and_exceptions_give_the_released_table(name):
     assert spec.image_size[0] == spec.image_size[1]
 
 
-@pytest.mark.parametrize("name", RELEASED)
+# The ends of either family and what is exceptional; tracing the others takes half a minute.
+AT_ONCE = {"efficientdet-d0", "efficientdet-d7x", "efficientdet-lite0", "efficientdet-lite3x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.slow) for name in RELEASED],
+)
 def test_counts_of_every_variant(name):
     spec = model_spec(name)
     summary = summarize(spec)

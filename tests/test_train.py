@@ -102,6 +102,7 @@ def test_the_same_command_again_has_nothing_to_do(run_command, trained):
     assert status == 0 and "nothing to do: " in output and "has trained 12 of 12 steps" in output
 
 
+@pytest.mark.slow  # `run/test_best.py` has the rule.
 def test_a_run_without_better_evaluations_ends_and_has_ended(run_command, tmp_path):
     """AP stays where it is at a rate of next to nothing: patience 1 ends the run, also again."""
     flags = ("--config.optim.learning_rate=1e-30", "--config.optim.warmup_init=0.0")
@@ -114,6 +115,7 @@ def test_a_run_without_better_evaluations_ends_and_has_ended(run_command, tmp_pa
     assert status == 0 and "has trained 8 of 12 steps; no better AP in 1 evaluations" in output
 
 
+@pytest.mark.slow  # `test_advice.py` has the configuration and the verdict.
 def test_a_few_images_prove_the_set_up_and_leave_nothing(run_command, tmp_path):
     status, output = run_command("train", *TINY, "--overfit=4", TMPDIR=str(tmp_path))
     assert "on 4 images" in output.splitlines()[-1] and "step 100/100" in output
@@ -123,6 +125,7 @@ def test_a_few_images_prove_the_set_up_and_leave_nothing(run_command, tmp_path):
     assert status == 2 and "--overfit keeps nothing: leave --workdir out" in output
 
 
+@pytest.mark.slow  # It compiles another step.
 def test_without_validation_data_nothing_is_evaluated(run_command, tmp_path):
     make_folder(tmp_path)
     status, output = run_command(

@@ -5,7 +5,6 @@ import functools
 
 import numpy as np
 
-from effdet_jax.classes import COCO, COCO_NAMES
 from effdet_jax.config import ConfigError
 from effdet_jax.data.example import Source
 from effdet_jax.data.statistics import USUAL_SLOTS, Statistics, class_weights, create_statistics
@@ -117,16 +116,9 @@ class DataFit:
                 f"--config.data.max_boxes: {beyond.sum()} boxes at a time, chosen anew each epoch, "
                 "are ignored in the loss; 0 makes room for all"
             )
-        absent = [
-            name
-            for name, identity, count in zip(names.names, names.ids, counts)
-            if not count and (names != COCO or identity in COCO_NAMES)  # It has unused columns.
-        ]
         few = [
             f"{name} {count}" for name, count in zip(names.names, counts) if 0 < count < FEW_BOXES
         ]
-        if absent:
-            lines.append(f"warning: no box of {_some(absent)}")
         if few:
             lines.append(f"warning: fewer than {FEW_BOXES} boxes of {_some(few)}")
         return lines

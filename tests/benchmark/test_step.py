@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 import effdet_jax as ed
 from effdet_jax.benchmark.step import CompiledStep
@@ -14,6 +15,7 @@ from effdet_jax.training.step import create_train_step
 from tests.tiny import random_variables, tiny_spec
 
 
+@pytest.mark.slow  # It compiles a step of its own.
 def test_each_call_trains_from_where_the_last_ended_and_leaves_the_variables():
     model = ed.Detector(tiny_spec(num_classes=6), Shapes((64, 64), 1).class_names)
     variables = random_variables(model)

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from effdet_jax.classes import COCO_NAMES
 from effdet_jax.config import ConfigError
 from effdet_jax.run.data_fit import DataFit
 from effdet_jax.spec import model_spec
@@ -19,7 +18,6 @@ def test_slots_are_as_many_as_the_data_need():
     (text,) = fit.lines(None)
     assert text.splitlines() == [
         "boxes      cat 202, dog 1; at most 13 in an image: 16 slots",
-        "           warning: no box of cow",
         "           warning: fewer than 10 boxes of dog 1",
     ]
 
@@ -68,12 +66,6 @@ def test_balance_and_weights_are_printed():
 def test_weights_of_no_class_are_a_config_error():
     with pytest.raises(ConfigError, match="loss.class_weights: 'cut:3' isn't a class"):
         DataFit(SOURCE, asked_weights="cut:3").class_weights  # noqa: B018
-
-
-def test_columns_that_coco_does_not_use_are_not_missed():
-    source = Truths([[row(0)] * 10], tuple(COCO_NAMES.values()))
-    (text,) = DataFit(source).lines(None)
-    assert "no box of bicycle, car, " in text and text.endswith("and 71 more")
 
 
 def test_anchors_that_do_not_fit_have_a_line():
