@@ -18,7 +18,8 @@ TINY = (
     "--config.data.shapes_size=64",
     "--config.data.shapes_train=16",
     "--config.batch_size=4",
-    "--config.num_steps=12",  # Evaluated and saved every 4, an epoch.
+    "--config.num_steps=12",
+    "--config.eval.every_epochs=1.0",  # Evaluated and saved every 4 steps.
 )
 # One device; the compilation cache of the whole test run, which `conftest` makes.
 ENVIRONMENT = os.environ | {
