@@ -116,7 +116,7 @@ class Analysis:
             lines.append(
                 f"  {one.name:24s}{one.num_images:9d}{one.num_boxes:9d}"
                 + "".join(f"{number:9.3f}" for number in numbers)
-                + f"{one.threshold:9.2f}"
+                + (f"{one.threshold:9.2f}" if one.best_f1 else f"{'-':>9s}")
             )
         return lines
 

@@ -153,6 +153,13 @@ def test_parts_agree_on_real_boxes():
     assert sum(size.num_boxes for size in analysis.sizes) == boxes
 
 
+def test_the_table(analysis):
+    best, head, dog, cat = analysis.lines()
+    assert best == "best F1 0.667 at score threshold 0.41" and head.split()[0] == "class"
+    assert cat.split() == ["cat", "3", "3", "0.834", "0.834", "1.000", "0.857", "0.41"]
+    assert dog.split() == ["dog", "1", "1", "0.000", "0.000", "0.000", "0.000", "-"]
+
+
 def test_it_is_plain_json(analysis):
     plain = json.loads(json.dumps(analysis.to_dict()))
     assert plain["threshold"] == 0.41 and plain["confusion"][2] == [1, 0, 0]
