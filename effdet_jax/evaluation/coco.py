@@ -38,16 +38,13 @@ class CocoMetrics:
     num_boxes: int
 
     def lines(self) -> list[str]:
-        """A table to print."""
+        """To print."""
         if not self.num_boxes:
             return ["no ground truth, no AP"]
-        lines = [
+        return [
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[:6]),
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[6:]),
         ]
-        if len(self.per_class) <= 20:
-            lines += [f"  {name:24s} AP {value:.3f}" for name, value in self.per_class.items()]
-        return lines
 
 
 def coco_results(
@@ -77,7 +74,14 @@ def coco_results(
 
 
 def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) -> CocoMetrics:
-    """COCO box metrics of result rows against a COCO-JSON dict; all its images count.
+    """COCO box metrics of result rows against a COCO-JSON dict; see `run_coco`."""
+    return coco_metrics(run_coco(dataset, results))
+
+
+def run_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) -> COCOeval:
+    """pycocotools' evaluation of result rows against a COCO-JSON dict, done; all its images count.
+
+    Images are numbered in it, see `_with_numbers_for_ids`, and keep their order.
 
     Args:
       dataset: `images`, `annotations`, `categories`; image ids of any type.
@@ -88,21 +92,25 @@ def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) ->
     """
     numbered, results = _with_numbers_for_ids(dataset, results)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _indexed(numbered), _indexed({**numbered, "annotations": results}), "bbox"
-        )
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        run = COCOeval(_indexed(numbered), _indexed({**numbered, "annotations": results}), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run
+
+
+def coco_metrics(run: COCOeval) -> CocoMetrics:
+    """The numbers of `run_coco`."""
+    dataset = run.cocoGt.dataset
     names = {category["id"]: category["name"] for category in dataset["categories"]}
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]
+    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]
     per_class = {
         names[category]: float(np.mean(precision[:, :, number]))
-        for number, category in enumerate(evaluation.params.catIds)
+        for number, category in enumerate(run.params.catIds)
         if (precision[:, :, number] > -1).any()
     }
-    summary = {name: float(value) for name, value in zip(METRICS, evaluation.stats)}
-    return CocoMetrics(summary, per_class, len(numbered["images"]), len(numbered["annotations"]))
+    summary = {name: float(value) for name, value in zip(METRICS, run.stats)}
+    return CocoMetrics(summary, per_class, len(dataset["images"]), len(dataset["annotations"]))
 
 
 def _with_numbers_for_ids(
