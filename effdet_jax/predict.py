@@ -1,34 +1,34 @@
-"""Detections on image files: a JSON and drawn pictures.
+"""Detections on image files: rows as they come, a file in a known format, drawn pictures.
 
 python -m effdet_jax.predict IMAGES… --checkpoint=runs/shapes --output=found
 
-IMAGES are files, folders or patterns. `found/detections.json` has COCO result rows with class names
-and file names; `found/NAME.jpg` the picture.
+IMAGES are files, folders with all that is below them, or patterns. `found/detections.jsonl` gets a
+line per image as soon as it is done, `found/detections.json` has COCO result rows with class names
+and file names, `found/NAME.jpg` is the picture. Only what predict wrote is ever overwritten.
 """
 
-import glob
+import dataclasses
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from absl import flags
-from PIL import Image
+from tqdm import tqdm
 
-from effdet_jax.classes import ClassNames
-from effdet_jax.cli import run
+from effdet_jax.cli import INTERRUPTED, run
 from effdet_jax.data.example import DataError
-from effdet_jax.data.images import Intensity, decode_image
-from effdet_jax.detection.postprocess import Detections
-from effdet_jax.evaluation.coco import coco_results, write_results
+from effdet_jax.data.images import Intensity, read_image
+from effdet_jax.inference.inputs import Inputs, find_inputs, listed
 from effdet_jax.inference.load import load
-from effdet_jax.inference.predictor import Predictor
-from effdet_jax.inference.render import render
+from effdet_jax.inference.outputs import FORMATS, ROWS, OutputFolder, Outputs
+from effdet_jax.inference.predictor import SCORE_THRESHOLD, Predictor, stored_score_threshold
+from effdet_jax.inference.result import Result, save_picture
+from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+BAR_FROM = 20  # Images: less is no long work.
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -36,9 +36,15 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "checkpoint": flags.DEFINE_string(
             "checkpoint", None, "workdir, converted folder or weights", required=True
         ),
-        "output": flags.DEFINE_string("output", "detections", "folder for JSON and pictures"),
+        "output": flags.DEFINE_string("output", "detections", "folder for rows and pictures"),
+        "kind": flags.DEFINE_enum("format", "coco", list(FORMATS), "of the detections' file"),
         "score_threshold": flags.DEFINE_float(
-            "score_threshold", 0.3, "least score of a detection", 0.0, 1.0
+            "score_threshold",
+            None,
+            "least score of a detection; if not given, the one of the best F1 in validation where "
+            f"the checkpoint knows it, else {SCORE_THRESHOLD}",
+            0.0,
+            1.0,
         ),
         "dtype": flags.DEFINE_enum(
             "dtype", None, ["float32", "bfloat16"], "of the computation; the run's if not given"
@@ -48,46 +54,162 @@ def define_flags() -> dict[str, flags.FlagHolder]:
     }
 
 
+class Target(NamedTuple):
+    """An image and where its files go, names in the output folder; '' is no file.
+
+    Attributes:
+      path: of the image.
+      labels: name of its file of labels.
+      picture: name of its picture.
+    """
+
+    path: str
+    labels: str
+    picture: str
+
+
 def main(
     images: Sequence[str],
     checkpoint: str,
     output: str,
-    score_threshold: float,
+    kind: str,
+    score_threshold: float | None,
     dtype: str | None,
     batch_size: int,
     pictures: bool,
 ) -> int:
-    files = find_images(images)
+    inputs = find_inputs(images)
+    targets = plan_targets(inputs, kind, pictures)
+    planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one[1:] if name)]
+    folder = OutputFolder(output, planned, inputs.paths)
     model, variables = load(checkpoint, dtype=dtype)
+    score_threshold, reason = choose_threshold(score_threshold, model)
+    print(f"score_threshold {score_threshold:g}: {reason}")
     # Whatever its score: where nothing reaches the threshold, the best score is told.
-    predictor = Predictor(model, variables, batch_size=min(batch_size, len(files)))
-    rows, best_scores, broken = [], {}, 0
-    for start in range(0, len(files), batch_size):
-        read = dict(_read(files[start : start + batch_size], model.spec.intensity))
-        broken += len(files[start : start + batch_size]) - len(read)
-        if not read:
-            continue
-        with memory_explained(lambda: [f"--batch_size={max(batch_size // 2, 1)} takes about half"]):
-            found = predictor(list(read.values()))
-        for number, (name, image) in enumerate(read.items()):
-            one = found[number]
-            some = _rows(name, above(one, score_threshold), model.class_names)
-            best_scores[name] = float(np.max(one.scores, initial=0.0, where=one.valid))
-            but = "" if some else f"; the best score was {best_scores[name]:.2g}"
-            print(f"{name}: {len(some)} detections{but}", flush=True)
-            rows += some
-            if pictures:
-                picture = render(image, one, model.class_names, score_threshold=score_threshold)
-                _save_picture(picture, output, name)
-    write_results(os.path.join(output, "detections.json"), rows)
-    if best_scores and not rows:
-        print(_nothing_found(best_scores, score_threshold))
-    return 1 if broken else 0
+    batch_size = min(batch_size, len(targets))
+    predictor = Predictor(model, variables, batch_size=batch_size, score_threshold=0.0)
+    tally = Tally(score_threshold)
+    with Outputs(folder, kind, predictor.class_names) as outputs, _progress(len(targets)) as bar:
+        try:
+            for batch in _batches(targets, batch_size, model.spec.intensity, tally, bar):
+                for target, result in _detect(predictor, batch):
+                    shown = result.above(score_threshold)
+                    outputs.add(shown, target.labels)
+                    if target.picture:
+                        save_picture(shown.draw(), folder.claim(target.picture))
+                    _say(tally.add(target.path, result, shown))
+                    bar.update()
+        except KeyboardInterrupt:
+            tally.interrupted = True
+    print("\n".join(tally.lines(len(targets), inputs.skipped, output)), flush=True)
+    return INTERRUPTED if tally.interrupted else 1 if tally.broken else 0
 
 
-def above(found: Detections, score_threshold: float) -> Detections:
-    """The detections with at least that score; the others are padding."""
-    return found.replace(valid=found.valid & (found.scores >= score_threshold))
+def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
+    """Where the files of every image go: no two share one."""
+    nothing = ("",) * len(inputs.paths)
+    drawn = inputs.outputs(".jpg") if pictures else nothing
+    labels = nothing
+    if per_image := FORMATS[kind].per_image:
+        folder, ending = per_image
+        labels = tuple(f"{folder}/{name}" for name in inputs.outputs(ending))
+    return [Target(*row) for row in zip(inputs.paths, labels, drawn)]
+
+
+def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
+    """The score threshold and where it is from."""
+    if given is not None:
+        return given, "as asked"
+    stored = stored_score_threshold(model)
+    if stored is not None:
+        return stored, "F1 was best there in validation; --score_threshold=… sets another"
+    return SCORE_THRESHOLD, "the checkpoint knows no better one; --score_threshold=… sets another"
+
+
+def _progress(total: int) -> tqdm:
+    """A bar on a terminal's stderr, below the lines; nothing elsewhere, and nothing for few images."""
+    few = total < BAR_FROM
+    return tqdm(total=total, unit="image", disable=few or not sys.stderr.isatty(), smoothing=0.1)
+
+
+def _say(line: str, file: TextIO | None = None):
+    """Prints a line above the bar."""
+    with tqdm.external_write_mode():
+        print(line, file=file, flush=True)
+
+
+def _batches(
+    targets: Sequence[Target], size: int, intensity: Intensity, tally: "Tally", bar: tqdm
+) -> Iterator[list[tuple[Target, np.ndarray]]]:
+    """The images that can be read, `size` at a time; the others are named and counted."""
+    batch = []
+    for target in targets:
+        try:
+            batch.append((target, read_image(target.path, intensity)))
+        except DataError as error:
+            _say(f"error: {error}", sys.stderr)
+            tally.broken.append(target.path)
+            bar.update()
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _detect(
+    predictor: Predictor, batch: Sequence[tuple[Target, np.ndarray]]
+) -> Iterator[tuple[Target, Result]]:
+    """Results of a batch, whatever their scores."""
+    size = max(len(batch) // 2, 1)
+    with memory_explained(lambda: [f"--batch_size={size} takes about half"]):
+        found = predictor.detect([image for _, image in batch])
+    for number, (target, image) in enumerate(batch):
+        result = Result.of(found[number], predictor.class_names, image.shape[:2])
+        yield target, dataclasses.replace(result, path=target.path, image=image)
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of the images of a run.
+
+    Attributes:
+      score_threshold: of what is counted as detections.
+      best_scores: of the images that were done, by path.
+      detections: their number.
+      broken: paths of the images that can't be read.
+      interrupted: whether Ctrl-C ended the run.
+    """
+
+    score_threshold: float
+    best_scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    detections: int = 0
+    broken: list[str] = dataclasses.field(default_factory=list)
+    interrupted: bool = False
+
+    def add(self, path: str, result: Result, shown: Result) -> str:
+        """Counts an image; the line to print of it."""
+        best = self.best_scores[path] = float(np.max(result.scores, initial=0.0))
+        self.detections += len(shown)
+        but = "" if len(shown) else f"; the best score was {best:.2g}"
+        return f"{path}: {len(shown)} detections{but}"
+
+    def lines(self, planned: int, skipped: Sequence[str], output: str) -> list[str]:
+        """The end of a run: what was done and what wasn't."""
+        done = len(self.best_scores)
+        lines = [f"{done} images, {self.detections} detections"]
+        if skipped:
+            lines.append(f"skipped {len(skipped)} files: {', '.join(listed(skipped))}")
+        if self.broken:
+            lines.append(f"not readable {len(self.broken)}: {', '.join(listed(self.broken))}")
+        if self.interrupted:
+            lines.append(
+                f"stopped by Ctrl-C after {done} of {planned} images; what was found on them is in "
+                f"'{output}'"
+            )
+        if done and not self.detections:
+            lines.append(_nothing_found(self.best_scores, self.score_threshold))
+        return lines
 
 
 def lower_threshold(best: float) -> float:
@@ -110,53 +232,6 @@ def _nothing_found(best_scores: Mapping[str, float], score_threshold: float) -> 
             "--checkpoint=… says why"
         )
     return told
-
-
-def _rows(name: str, found: Detections, class_names: ClassNames) -> list[dict[str, Any]]:
-    """COCO result rows of one image, with its file name and the class names."""
-    real = found[found.valid]
-    rows = coco_results(name, real.boxes, real.scores, real.labels, class_names)
-    return [
-        {**row, "file_name": name, "category_name": class_names.names[label]}
-        for row, label in zip(rows, real.labels)
-    ]
-
-
-def find_images(paths: Sequence[str]) -> list[str]:
-    """Image files from files, folders (all images in them) and patterns.
-
-    Raises:
-      DataError: one of them is nothing.
-    """
-    if not paths:
-        raise DataError("no images given: python -m effdet_jax.predict IMAGES… --checkpoint=…")
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
-            found = [name for name in found if name.lower().endswith(SUFFIXES)]
-        else:
-            found = [path] if os.path.isfile(path) else sorted(glob.glob(path))
-        if not found:
-            raise DataError(f"no image '{path}': no such file, and no folder with images")
-        files += found
-    return files
-
-
-def _read(files: Sequence[str], intensity: Intensity) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, image) of the files that can be read; the others are named."""
-    for name in files:
-        try:
-            with open(name, "rb") as file:
-                yield name, decode_image(file.read(), intensity=intensity)
-        except (OSError, DataError) as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
-
-
-def _save_picture(picture: np.ndarray, folder: str, name: str):
-    os.makedirs(folder, exist_ok=True)
-    stem = os.path.splitext(os.path.basename(name))[0]
-    Image.fromarray(picture).save(os.path.join(folder, f"{stem}.jpg"), quality=92)
 
 
 if __name__ == "__main__":

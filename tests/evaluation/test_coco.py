@@ -8,10 +8,10 @@ from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import coco_dataset
 from effdet_jax.evaluation.coco import (
     METRICS,
-    coco_results,
     evaluate_coco,
     write_results,
 )
+from effdet_jax.inference.result import coco_results
 from tests.conftest import shared
 from tests.doubles import source_options
 
