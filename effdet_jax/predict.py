@@ -1,34 +1,41 @@
-"""Detections on image files: rows as they come, a file in a known format, drawn pictures.
+"""Detections on images and videos: rows as they come, a file in a known format, drawn pictures.
 
 python -m effdet_jax.predict IMAGES… --checkpoint=runs/shapes --output=found
 
 IMAGES are files, folders with all that is below them, or patterns. `found/detections.jsonl` gets a
 line per image as soon as it is done, `found/detections.json` has COCO result rows with class names
-and file names, `found/NAME.jpg` is the picture. Only what predict wrote is ever overwritten.
+and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video. Only what predict wrote is ever overwritten.
 """
 
+import contextlib
 import dataclasses
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from effdet_jax.classes import ClassNames
 from effdet_jax.cli import INTERRUPTED, run
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import Intensity, read_image
-from effdet_jax.inference.inputs import Inputs, find_inputs, listed
+from effdet_jax.data.locate import SUFFIXES as IMAGES
+from effdet_jax.inference.inputs import Inputs, find_inputs
 from effdet_jax.inference.load import load
 from effdet_jax.inference.outputs import FORMATS, ROWS, OutputFolder, Outputs
 from effdet_jax.inference.predictor import SCORE_THRESHOLD, Predictor, stored_score_threshold
 from effdet_jax.inference.result import Result, save_picture
+from effdet_jax.inference.tally import Tally
+from effdet_jax.inference.tiles import Tiled
+from effdet_jax.inference.video import SUFFIXES as VIDEOS
+from effdet_jax.inference.video import Frame, Video, VideoError, VideoWriter, predict_frames
 from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
 BAR_FROM = 20  # Images: less is no long work.
+LINE_EVERY = 500  # Frames, where there is no bar.
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -50,22 +57,35 @@ def define_flags() -> dict[str, flags.FlagHolder]:
             "dtype", None, ["float32", "bfloat16"], "of the computation; the run's if not given"
         ),
         "batch_size": flags.DEFINE_integer("batch_size", 8, "images at a time", lower_bound=1),
-        "pictures": flags.DEFINE_bool("pictures", True, "whether to draw pictures"),
+        "pictures": flags.DEFINE_bool("pictures", True, "whether to draw pictures and videos"),
+        "tile": flags.DEFINE_integer(
+            "tile",
+            0,
+            "side of tiles that large images are cut into, pixels; 0: none",
+            lower_bound=0,
+        ),
+        "overlap": flags.DEFINE_float("overlap", 0.2, "of neighbouring tiles, a share", 0.0, 0.9),
     }
 
 
 class Target(NamedTuple):
-    """An image and where its files go, names in the output folder; '' is no file.
+    """An image or a video and where its files go, names in the output folder; '' is no file.
 
     Attributes:
-      path: of the image.
-      labels: name of its file of labels.
-      picture: name of its picture.
+      path: of it.
+      is_video: or an image.
+      labels: name of its file of labels; of a video, of the folder with one per frame.
+      picture: name of its picture, or of the video with boxes drawn.
     """
 
     path: str
+    is_video: bool
     labels: str
     picture: str
+
+    def files(self) -> list[str]:
+        """What can be told before the frames of a video are counted."""
+        return [name for name in (self.picture, "" if self.is_video else self.labels) if name]
 
 
 def main(
@@ -77,28 +97,31 @@ def main(
     dtype: str | None,
     batch_size: int,
     pictures: bool,
+    tile: int = 0,
+    overlap: float = 0.2,
 ) -> int:
-    inputs = find_inputs(images)
+    inputs = find_inputs(images, (*IMAGES, *VIDEOS))
     targets = plan_targets(inputs, kind, pictures)
-    planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one[1:] if name)]
+    planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one.files())]
     folder = OutputFolder(output, planned, inputs.paths)
     model, variables = load(checkpoint, dtype=dtype)
     score_threshold, reason = choose_threshold(score_threshold, model)
     print(f"score_threshold {score_threshold:g}: {reason}")
+    stills = [target for target in targets if not target.is_video]
+    if len(stills) == len(targets) and not tile:
+        batch_size = min(batch_size, len(targets))
     # Whatever its score: where nothing reaches the threshold, the best score is told.
-    batch_size = min(batch_size, len(targets))
     predictor = Predictor(model, variables, batch_size=batch_size, score_threshold=0.0)
+    detect = Tiled(predictor.detect, tile, overlap) if tile else predictor.detect
     tally = Tally(score_threshold)
-    with Outputs(folder, kind, predictor.class_names) as outputs, _progress(len(targets)) as bar:
+    names = predictor.class_names
+    with Outputs(folder, kind, names) as outputs:
+        job = Job(names, model.spec.intensity, detect, batch_size, folder, outputs, tally)
         try:
-            for batch in _batches(targets, batch_size, model.spec.intensity, tally, bar):
-                for target, result in _detect(predictor, batch):
-                    shown = result.above(score_threshold)
-                    outputs.add(shown, target.labels)
-                    if target.picture:
-                        save_picture(shown.draw(), folder.claim(target.picture))
-                    _say(tally.add(target.path, result, shown))
-                    bar.update()
+            job.run_images(stills)
+            for target in targets:
+                if target.is_video:
+                    job.run_video(target)
         except KeyboardInterrupt:
             tally.interrupted = True
     print("\n".join(tally.lines(len(targets), inputs.skipped, output)), flush=True)
@@ -106,14 +129,15 @@ def main(
 
 
 def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
-    """Where the files of every image go: no two share one."""
-    nothing = ("",) * len(inputs.paths)
-    drawn = inputs.outputs(".jpg") if pictures else nothing
-    labels = nothing
-    if per_image := FORMATS[kind].per_image:
-        folder, ending = per_image
-        labels = tuple(f"{folder}/{name}" for name in inputs.outputs(ending))
-    return [Target(*row) for row in zip(inputs.paths, labels, drawn)]
+    """Where the files of every image or video go: no two share one."""
+    folder, ending = FORMATS[kind].per_image or ("", "")
+    targets = []
+    for path, stem in zip(inputs.paths, inputs.stems()):
+        video = path.lower().endswith(VIDEOS)
+        labels = f"{folder}/{stem}{'' if video else ending}" if folder else ""
+        picture = f"{stem}{'.mp4' if video else '.jpg'}" if pictures else ""
+        targets.append(Target(path, video, labels, picture))
+    return targets
 
 
 def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
@@ -126,112 +150,123 @@ def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
     return SCORE_THRESHOLD, "the checkpoint knows no better one; --score_threshold=… sets another"
 
 
-def _progress(total: int) -> tqdm:
-    """A bar on a terminal's stderr, below the lines; nothing elsewhere, and nothing for few images."""
-    few = total < BAR_FROM
-    return tqdm(total=total, unit="image", disable=few or not sys.stderr.isatty(), smoothing=0.1)
-
-
-def _say(line: str, file: TextIO | None = None):
-    """Prints a line above the bar."""
-    with tqdm.external_write_mode():
-        print(line, file=file, flush=True)
-
-
-def _batches(
-    targets: Sequence[Target], size: int, intensity: Intensity, tally: "Tally", bar: tqdm
-) -> Iterator[list[tuple[Target, np.ndarray]]]:
-    """The images that can be read, `size` at a time; the others are named and counted."""
-    batch = []
-    for target in targets:
-        try:
-            batch.append((target, read_image(target.path, intensity)))
-        except DataError as error:
-            _say(f"error: {error}", sys.stderr)
-            tally.broken.append(target.path)
-            bar.update()
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _detect(
-    predictor: Predictor, batch: Sequence[tuple[Target, np.ndarray]]
-) -> Iterator[tuple[Target, Result]]:
-    """Results of a batch, whatever their scores."""
-    size = max(len(batch) // 2, 1)
-    with memory_explained(lambda: [f"--batch_size={size} takes about half"]):
-        found = predictor.detect([image for _, image in batch])
-    for number, (target, image) in enumerate(batch):
-        result = Result.of(found[number], predictor.class_names, image.shape[:2])
-        yield target, dataclasses.replace(result, path=target.path, image=image)
-
-
-@dataclasses.dataclass
-class Tally:
-    """What became of the images of a run.
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run does with each image and each frame.
 
     Attributes:
-      score_threshold: of what is counted as detections.
-      best_scores: of the images that were done, by path.
-      detections: their number.
-      broken: paths of the images that can't be read.
-      interrupted: whether Ctrl-C ended the run.
+      class_names: of the model.
+      intensity: values of 16-bit and float images that become 0 and 255.
+      detect: uint8 RGB arrays → their `Detections`, whatever the scores.
+      batch_size: images, or frames, held at a time.
+      folder, outputs: where to.
+      tally: counts.
     """
 
-    score_threshold: float
-    best_scores: dict[str, float] = dataclasses.field(default_factory=dict)
-    detections: int = 0
-    broken: list[str] = dataclasses.field(default_factory=list)
-    interrupted: bool = False
+    class_names: ClassNames
+    intensity: Intensity
+    detect: Callable[[Sequence[np.ndarray]], Any]
+    batch_size: int
+    folder: OutputFolder
+    outputs: Outputs
+    tally: Tally
 
-    def add(self, path: str, result: Result, shown: Result) -> str:
-        """Counts an image; the line to print of it."""
-        best = self.best_scores[path] = float(np.max(result.scores, initial=0.0))
-        self.detections += len(shown)
-        but = "" if len(shown) else f"; the best score was {best:.2g}"
-        return f"{path}: {len(shown)} detections{but}"
+    def find(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Results of images, whatever the scores."""
+        half = max(self.batch_size // 2, 1)
+        with memory_explained(lambda: [f"--batch_size={half} takes about half"]):
+            found = self.detect(images)
+        return [
+            Result.of(found[number], self.class_names, image.shape[:2])
+            for number, image in enumerate(images)
+        ]
 
-    def lines(self, planned: int, skipped: Sequence[str], output: str) -> list[str]:
-        """The end of a run: what was done and what wasn't."""
-        done = len(self.best_scores)
-        lines = [f"{done} images, {self.detections} detections"]
-        if skipped:
-            lines.append(f"skipped {len(skipped)} files: {', '.join(listed(skipped))}")
-        if self.broken:
-            lines.append(f"not readable {len(self.broken)}: {', '.join(listed(self.broken))}")
-        if self.interrupted:
-            lines.append(
-                f"stopped by Ctrl-C after {done} of {planned} images; what was found on them is in "
-                f"'{output}'"
-            )
-        if done and not self.detections:
-            lines.append(_nothing_found(self.best_scores, self.score_threshold))
-        return lines
+    def run_images(self, targets: Sequence[Target]):
+        """Detects on images; those that can't be read are named and counted."""
+        with _progress(len(targets), "image") as bar:
+            for batch in self._batches(targets, bar):
+                for (target, image), result in zip(batch, self.find([one for _, one in batch])):
+                    result = dataclasses.replace(result, path=target.path, image=image)
+                    shown = result.above(self.tally.score_threshold)
+                    self.outputs.add(shown, target.labels)
+                    if target.picture:
+                        save_picture(shown.draw(), self.folder.claim(target.picture))
+                    self.tally.add(target.path, result, shown)
+                    _say(self.tally.line(target.path, shown))
+                    bar.update()
+
+    def _batches(
+        self, targets: Sequence[Target], bar: tqdm
+    ) -> Iterator[list[tuple[Target, np.ndarray]]]:
+        batch = []
+        for target in targets:
+            try:
+                image = read_image(target.path, self.intensity)
+            except DataError as error:
+                _say(f"error: {error}", error=True)
+                self.tally.broken.append(target.path)
+                bar.update()
+                continue
+            batch.append((target, image))
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def run_video(self, target: Target):
+        """Detects on the frames of a video; what was found stays if it, or the run, breaks off."""
+        try:
+            video = Video(target.path)
+        except VideoError as error:
+            _say(f"error: {error}", error=True)
+            self.tally.broken.append(target.path)
+            return
+        before = self.tally.detections
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(_progress(video.num_frames, "frame"))
+            write = None
+            if target.picture:
+                path = self.folder.claim(target.picture)
+                rate = video.frames_per_second
+                writer = VideoWriter(path, video.size, rate, source=video.path, overwrite=True)
+                write = stack.enter_context(writer).write
+            for frame, result in predict_frames(self.find, video, self.batch_size):
+                self._frame(target, frame, result, write)
+                if bar.disable and bar.n and not bar.n % LINE_EVERY:
+                    _say(f"{target.path}: {bar.n} of {video.num_frames} frames")
+                bar.update()
+        _say(f"{target.path}: {video.num_read} frames, {self.tally.detections - before} detections")
+        if video.num_missing:
+            _say(f"{target.path}: {video.num_missing} frames at its end can't be read", error=True)
+            self.tally.broken.append(target.path)
+
+    def _frame(
+        self,
+        target: Target,
+        frame: Frame,
+        result: Result,
+        write: Callable[[np.ndarray, float], None] | None,
+    ):
+        result = dataclasses.replace(result, path=target.path, image=frame.image)
+        shown = result.above(self.tally.score_threshold)
+        labels = f"{target.labels}/{frame.number:06d}.txt" if target.labels else ""
+        self.outputs.add(shown, labels, frame=frame.number, seconds=round(frame.seconds, 3))
+        if write:
+            write(shown.draw(), frame.seconds)
+        self.tally.add(target.path, result, shown, frames=1)
 
 
-def lower_threshold(best: float) -> float:
-    """A round threshold, 1, 2 or 5 times a power of ten, well below a best score above 0."""
-    power = 10.0 ** math.floor(math.log10(0.7 * best))
-    digit = max(digit for digit in (1, 2, 5) if digit * power <= 0.7 * best)
-    return float(f"{digit * power:.1g}")
+def _progress(total: int, unit: str) -> tqdm:
+    """A bar on a terminal's stderr, below the lines; none elsewhere, and none for few."""
+    shown = total >= BAR_FROM and sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, disable=not shown)
 
 
-def _nothing_found(best_scores: Mapping[str, float], score_threshold: float) -> str:
-    """What to type where no image has a detection."""
-    name, best = max(best_scores.items(), key=lambda item: item[1])
-    told = f"nothing is above --score_threshold={score_threshold:g} on {len(best_scores)} images; "
-    if best <= 0:
-        return told + "there is no candidate at all: the weights may not be numbers"
-    told += f"the best score was {best:.2g} ({name}): --score_threshold={lower_threshold(best):g}"
-    if best < 0.01:
-        told += (
-            ". So low a score means that little was learned; python -m effdet_jax.evaluate "
-            "--checkpoint=… says why"
-        )
-    return told
+def _say(line: str, *, error: bool = False):
+    """Prints a line above the bar."""
+    with tqdm.external_write_mode():
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from effdet_jax.data.example import DataError
 from effdet_jax.data.locate import SUFFIXES
@@ -26,21 +26,18 @@ class Inputs:
     names: tuple[str, ...]
     skipped: tuple[str, ...]
 
-    def outputs(self, ending: str) -> tuple[str, ...]:
-        """A file name per input: its name with another ending, or with both where two share a stem.
+    def stems(self) -> tuple[str, ...]:
+        """Names for output files, an ending to follow: no two are the same.
 
-        `a.jpg` and `b.png` give `a.txt` and `b.txt`; `a.jpg` and `a.png` `a.jpg.txt` and
-        `a.png.txt`.
+        It is the name without its ending: `a.jpg` and `b.png` are `a` and `b`. Two that would be the
+        same keep it: `a.jpg` and `a.png` are `a.jpg` and `a.png`.
         """
         stems = [os.path.splitext(name)[0] for name in self.names]
         times = Counter(stem.casefold() for stem in stems)  # Of one name on Windows and macOS.
-        found = [
-            (stem if times[stem.casefold()] == 1 else name) + ending
-            for name, stem in zip(self.names, stems)
-        ]
-        if len(set(found)) < len(found):  # a.jpg, a.png and a.png.bmp.
-            found = [name + ending for name in self.names]
-        return tuple(found)
+        found = tuple(
+            stem if times[stem.casefold()] == 1 else name for name, stem in zip(self.names, stems)
+        )
+        return found if len(set(found)) == len(found) else self.names  # a.jpg, a.png, a.png.bmp.
 
 
 def find_inputs(given: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> Inputs:
@@ -113,10 +110,3 @@ def _common(folders: Sequence[str]) -> str:
         raise DataError(
             "the images are on several drives: predict those of one at a time"
         ) from error
-
-
-def listed(names: Sequence[str], most: int = 5) -> Iterator[str]:
-    """The first names, and how many more there are."""
-    yield from names[:most]
-    if len(names) > most:
-        yield f"and {len(names) - most} more"

@@ -7,8 +7,8 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Self
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.files import DestinationError, put_in_place
@@ -16,6 +16,7 @@ from effdet_jax.inference.result import Result
 
 ROWS, WRITTEN = "detections.jsonl", "written_by_predict.txt"
 CSV_COLUMNS = ("filename", "width", "height", "class", "score", "xmin", "ymin", "xmax", "ymax")
+CSV_COLUMNS += ("frame", "seconds")  # Of videos; empty for images.
 # Names of files may hold bytes that are no UTF-8: they go out as they came in.
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -25,7 +26,7 @@ class OutputFolder:
 
     Args:
       path: of the folder; made with the first file.
-      planned: names of all files that will be written there.
+      planned: names of the files that will be written there.
       inputs: paths that are read and so never written.
 
     Raises:
@@ -37,23 +38,29 @@ class OutputFolder:
         self._written = written_files(path)
         if os.path.lexists(path) and not os.path.isdir(path):
             raise DestinationError(f"--output={path} is a file; give a folder")
-        read = {os.path.realpath(one) for one in inputs}
+        self._inputs = {os.path.realpath(one) for one in inputs}
         for name in planned:
-            target = os.path.join(path, name)
-            if os.path.realpath(target) in read:
-                raise DestinationError(
-                    f"'{target}' is one of the images; give another --output=FOLDER. Nothing was "
-                    "written"
-                )
-            if os.path.lexists(target) and os.path.abspath(target) not in self._written:
-                raise DestinationError(
-                    f"'{target}' exists and isn't in {os.path.join(path, WRITTEN)}, the list of "
-                    "what predict wrote there; give another --output=FOLDER. Nothing was written"
-                )
+            self._check(os.path.join(path, name))
+
+    def _check(self, target: str):
+        if os.path.realpath(target) in self._inputs:
+            raise DestinationError(
+                f"'{target}' is one of the files to look at; give another --output=FOLDER"
+            )
+        if os.path.lexists(target) and os.path.abspath(target) not in self._written:
+            raise DestinationError(
+                f"'{target}' exists and isn't in {os.path.join(self.path, WRITTEN)}, the list of "
+                "what predict wrote there; give another --output=FOLDER"
+            )
 
     def claim(self, name: str) -> str:
-        """The path of a file that is to be written now; it is listed from here on."""
+        """The path of a file that is to be written now; it is listed from here on.
+
+        Raises:
+          DestinationError: it is there and isn't ours, or can't be written.
+        """
         path = os.path.join(self.path, name)
+        self._check(path)
         with writing(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if os.path.abspath(path) not in self._written:
@@ -91,8 +98,8 @@ class CocoFile:
     def __init__(self, folder: OutputFolder, class_names: ClassNames):
         self._folder, self._rows = folder, []
 
-    def add(self, result: Result, name: str):
-        self._rows += result.to_coco()
+    def add(self, result: Result, name: str, when: Mapping[str, float]):
+        self._rows += _coco_rows(result, when)
 
     def close(self) -> str:
         path = self._folder.claim(*self.files)
@@ -116,9 +123,9 @@ class CsvFile:
         with writing(self._path), open(self._path, "w", newline="", **_TEXT) as file:
             csv.DictWriter(file, CSV_COLUMNS).writeheader()
 
-    def add(self, result: Result, name: str):
+    def add(self, result: Result, name: str, when: Mapping[str, float]):
         with writing(self._path), open(self._path, "a", newline="", **_TEXT) as file:
-            csv.DictWriter(file, CSV_COLUMNS).writerows(result.to_rows())
+            csv.DictWriter(file, CSV_COLUMNS).writerows(row | when for row in result.to_rows())
 
     def close(self) -> str:
         return self._path
@@ -134,7 +141,7 @@ class YoloFiles:
         self._folder = folder
         self._write(*self.files, (" ".join(name.split()) for name in class_names.names))
 
-    def add(self, result: Result, name: str):
+    def add(self, result: Result, name: str, when: Mapping[str, float]):
         self._write(name, result.to_yolo())
 
     def close(self) -> str:
@@ -169,21 +176,28 @@ class Outputs:
             pass  # An earlier run's are gone.
         self._format = FORMATS[kind](folder, class_names)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_):
         print(f"wrote {self._format.close()}")
 
-    def add(self, result: Result, name: str = ""):
-        """Writes what was found on an image.
+    def add(self, result: Result, name: str = "", **when: float):
+        """Writes what was found on an image, or on a frame of a video.
 
         Args:
           result: of an image with a path.
           name: of the file that the format writes for this image alone, if it is one of those.
+          **when: of a frame, `frame` (from 0) and `seconds`.
         """
         height, width = result.image_size
-        line = {"file_name": result.path, "width": width, "height": height}
+        line = {"file_name": result.path, "width": width, "height": height, **when}
         with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {"detections": result.to_coco()}) + "\n")
-        self._format.add(result, name)
+            file.write(json.dumps(line | {"detections": _coco_rows(result, when)}) + "\n")
+        self._format.add(result, name, when)
+
+
+def _coco_rows(result: Result, when: Mapping[str, float]) -> list[dict[str, Any]]:
+    """COCO result rows; the image id of a frame is 'clip.mp4#12'."""
+    image_id = f"{result.path}#{when['frame']}" if "frame" in when else result.path
+    return [{**row, **when} for row in result.to_coco(image_id)]

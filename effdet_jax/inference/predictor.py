@@ -195,10 +195,11 @@ def _check_options(model: Detector, batch_size: int, options: Mapping[str, Any])
     known = {"batch_size", *_keywords(create_objective(model.spec).decode), *_keywords(detect)}
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            close = [other for other in known if other.startswith(name)]
+            close = close or difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
             raise TypeError(
-                f"Predictor has no keyword '{name}'; did you mean {close[0]}? There are "
-                f"{', '.join(sorted(known))}"
+                f"Predictor has no keyword '{name}'; {meant}there are {', '.join(sorted(known))}"
             )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")

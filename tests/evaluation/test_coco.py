@@ -113,15 +113,6 @@ def test_results_of_unknown_images_are_an_error():
         evaluate_coco(dataset(), [found(7)])
 
 
-def test_rows_have_the_data_sets_ids_and_xywh():
-    rows = coco_results(
-        "a", np.array([[1.0, 2.0, 11.0, 32.0]]), np.array([0.25]), np.array([1]), LABELS
-    )
-    assert rows == [
-        {"image_id": "a", "category_id": 9, "bbox": [2.0, 1.0, 30.0, 10.0], "score": 0.25}
-    ]
-
-
 def test_results_are_written_into_a_new_folder(tmp_path):
     write_results(str(tmp_path / "new" / "results.json"), [found(1)])
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == [found(1)]
