@@ -76,9 +76,13 @@ def test_its_cells_run_from_the_data_to_the_video(notebook, tmp_path):
     assert json.loads((folder / "results.json").read_text())
     assert Image.open(folder / "picture.png").size == (64, 64)
     assert len(list((folder / "found").rglob("*.jpg"))) == 6
-    lines = [json.loads(line) for line in (folder / "camera.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (folder / "found_video" / "detections.jsonl").read_text().splitlines()
+    ]
     assert [line["frame"] for line in lines] == list(range(12))
     assert [line["seconds"] for line in lines] == [round(number / 10, 3) for number in range(12)]
-    assert lines[0]["detections"][0]["category_name"] in done.stdout
-    video = Video(folder / "camera_found.webm")
+    assert lines[0]["detections"] and "frame 0, 0.0 s: " in done.stdout
+    video = Video(folder / "found_video" / "camera.mp4")
     assert len(list(video)) == 12 and video.size == (128, 128)
+    assert Image.open(folder / "found_large" / "large.jpg").size == (256, 256)
