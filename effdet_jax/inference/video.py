@@ -213,13 +213,3 @@ def predict_frames(
     while some := list(itertools.islice(frames, batch_size)):
         found = predict([frame.image for frame in some])
         yield from ((frame, found[number]) for number, frame in enumerate(some))
-
-
-def frame_row(frame: Frame, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A frame's line of a JSON Lines file: also one without detections has its line.
-
-    Args:
-      frame: of the video.
-      rows: COCO result rows of it.
-    """
-    return {"frame": frame.number, "seconds": round(frame.seconds, 3), "detections": list(rows)}

@@ -127,13 +127,18 @@ def test_on_a_large_image_every_object_is_found_once(rng):
 def test_with_a_model_small_images_are_as_without_tiles():
     model = ed.Detector(tiny_spec())
     predictor = ed.Predictor(
-        model, random_variables(model), batch_size=4, max_detections=6, pre_nms_top_k=50
+        model,
+        random_variables(model),
+        batch_size=4,
+        max_detections=6,
+        pre_nms_top_k=50,
+        score_threshold=0.0,
     )
     rng = np.random.default_rng(0)
     small, large = (rng.integers(0, 255, (*size, 3), np.uint8) for size in ((50, 60), (90, 200)))
     # 1 + 4 views: two batches of one shape.
-    found = Tiled(predictor, 64, 0.2)([large, small, large])
-    alone = predictor([small] * 4)[0]
+    found = Tiled(predictor.detect, 64, 0.2)([large, small, large])
+    alone = predictor.detect([small])[0]
     np.testing.assert_allclose(found[1].boxes, alone.boxes[alone.valid], atol=1e-3)
     np.testing.assert_array_equal(found[1].labels, alone.labels[alone.valid])
     np.testing.assert_allclose(found[0].boxes, found[2].boxes, atol=1e-3)

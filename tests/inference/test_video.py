@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from effdet_jax.files import DestinationError
-from effdet_jax.inference.video import Video, VideoError, VideoWriter, frame_row, predict_frames
+from effdet_jax.inference.video import Video, VideoError, VideoWriter, predict_frames
 
 
 def scene(number, size=(48, 64)):
@@ -57,8 +57,6 @@ def test_frames_are_read_as_they_are_asked_for(tmp_path):
     assert (frame.number, what, calls, video.num_read) == (0, 0, [4], 4)
     assert [(frame.number, what) for frame, what in found] == [(n, n) for n in range(1, 9)]
     assert calls == [4, 4, 1]
-    row = frame_row(frame._replace(seconds=1 / 3), [{"score": 0.5}])
-    assert row == {"frame": 0, "seconds": 0.333, "detections": [{"score": 0.5}]}
 
 
 def test_a_variable_rate_keeps_its_times(tmp_path):
