@@ -132,9 +132,10 @@ def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
     """Where the files of every image or video go: no two share one."""
     folder, ending = FORMATS[kind].per_image or ("", "")
     targets = []
-    for path, stem in zip(inputs.paths, inputs.stems()):
+    for path, name, stem in zip(inputs.paths, inputs.names, inputs.stems()):
         video = path.lower().endswith(VIDEOS)
-        labels = f"{folder}/{stem}{'' if video else ending}" if folder else ""
+        # Frames of clip.mp4 are apart from images in a folder named clip.
+        labels = f"{folder}/{name if video else stem + ending}" if folder else ""
         picture = f"{stem}{'.mp4' if video else '.jpg'}" if pictures else ""
         targets.append(Target(path, video, labels, picture))
     return targets

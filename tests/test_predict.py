@@ -168,7 +168,7 @@ def test_a_video_is_drawn_into_a_video_with_times_in_the_rows(photos, capsys):
         (number, number / 10) for number in range(5)
     ]
     assert [len(row["detections"]) for row in frames] == [0, 0, 1, 1, 1]
-    assert files("found/labels/clip") == [f"00000{number}.txt" for number in range(5)]
+    assert files("found/labels/clip.mp4") == [f"00000{number}.txt" for number in range(5)]
     assert run("photos/clip.mp4", kind="yolo") == 0  # Over its own.
 
 
