@@ -140,7 +140,11 @@ def _check_array(pixels: np.ndarray, intensity: Intensity):
     if pixels.ndim not in (2, 3) or 0 in shape:
         raise DataError(f"{what}; it must be uint8 [H, W, 3] RGB")
     if pixels.ndim == 3 and shape[2] not in channels:
-        first = "; channels come last: image.transpose(1, 2, 0)" if shape[0] in channels else ""
+        first = (
+            "; channels come last: image.transpose(1, 2, 0)"
+            if shape[0] in channels and shape[2] > 4
+            else ""
+        )
         raise DataError(f"{what}; it must be uint8 [H, W, 3] RGB{first}")
     if dtype in (np.uint8, np.uint16) or (dtype.kind == "f" and intensity):
         return
