@@ -2,8 +2,10 @@
 
     import effdet_jax as ed
     model, variables = ed.load("runs/d0")        # spec, classes and preprocessing come with it
-    found = ed.Predictor(model, variables)(images)
-    ed.render(images[0], found[0], model.class_names)
+    detect = ed.Predictor(model, variables)
+    result = detect("photo.jpg")                 # a Pillow image, an array, or several of them
+    result.boxes, result.scores, result.names    # yxyx pixels of the photo, best first
+    result.save("found.jpg")
 
 The rooms stand alone too: `effdet_jax.ops.nms`, `effdet_jax.detection.losses`,
 `effdet_jax.model.pyramid`.
@@ -25,6 +27,7 @@ _HOMES = {
     # A trained detector in use.
     "load": "inference.load",
     "Predictor": "inference.predictor",
+    "Result": "inference.result",
     "fold_batch_norm": "inference.fold_batch_norm",
     "render": "inference.render",
     # Detections and classes.

@@ -20,6 +20,8 @@ from effdet_jax.errors import UserError
 from effdet_jax.knobs import LIKENESS, help_on_key, knob_lines
 from effdet_jax.libtpu import silence_libtpu
 
+INTERRUPTED = 130  # The exit status that shells give to Ctrl-C.
+
 # Libraries log what no user of a command can act on, some while they are imported: commands import
 # this module before those. This package prints what it has to say.
 logging.set_verbosity(logging.ERROR)
@@ -97,6 +99,9 @@ def run(
             return main(**values, **({arguments: argv[1:]} if arguments else {}))
         except UserError as error:
             _exit(str(error))
+        except KeyboardInterrupt:  # A command that has something to save does so itself.
+            print("stopped by Ctrl-C", file=sys.stderr)
+            return INTERRUPTED
         except BrokenPipeError:  # `… | head` has read enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

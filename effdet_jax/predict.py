@@ -1,34 +1,41 @@
-"""Detections on image files: a JSON and drawn pictures.
+"""Detections on images and videos: rows as they come, a file in a known format, drawn pictures.
 
 python -m effdet_jax.predict IMAGES… --checkpoint=runs/shapes --output=found
 
-IMAGES are files, folders or patterns. `found/detections.json` has COCO result rows with class names
-and file names; `found/NAME.jpg` the picture.
+IMAGES are files, folders with all that is below them, or patterns. `found/detections.jsonl` gets a
+line per image as soon as it is done, `found/detections.json` has COCO result rows with class names
+and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video. Only what predict wrote is ever overwritten.
 """
 
-import glob
-import math
-import os
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from PIL import Image
+from tqdm import tqdm
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.cli import run
+from effdet_jax.cli import INTERRUPTED, run
 from effdet_jax.data.example import DataError
-from effdet_jax.data.images import Intensity, decode_image
-from effdet_jax.detection.postprocess import Detections
-from effdet_jax.evaluation.coco import coco_results, write_results
+from effdet_jax.data.images import Intensity, read_image
+from effdet_jax.data.locate import SUFFIXES as IMAGES
+from effdet_jax.inference.inputs import Inputs, find_inputs
 from effdet_jax.inference.load import load
-from effdet_jax.inference.predictor import Predictor
-from effdet_jax.inference.render import render
+from effdet_jax.inference.outputs import FORMATS, ROWS, OutputFolder, Outputs
+from effdet_jax.inference.predictor import SCORE_THRESHOLD, Predictor, stored_score_threshold
+from effdet_jax.inference.result import Result, save_picture
+from effdet_jax.inference.tally import Tally
+from effdet_jax.inference.tiles import Tiled
+from effdet_jax.inference.video import SUFFIXES as VIDEOS
+from effdet_jax.inference.video import Frame, Video, VideoError, VideoWriter, predict_frames
+from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+BAR_FROM = 20  # Images: less is no long work.
+LINE_EVERY = 500  # Frames, where there is no bar.
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -36,127 +43,231 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "checkpoint": flags.DEFINE_string(
             "checkpoint", None, "workdir, converted folder or weights", required=True
         ),
-        "output": flags.DEFINE_string("output", "detections", "folder for JSON and pictures"),
+        "output": flags.DEFINE_string("output", "detections", "folder for rows and pictures"),
+        "kind": flags.DEFINE_enum("format", "coco", list(FORMATS), "of the detections' file"),
         "score_threshold": flags.DEFINE_float(
-            "score_threshold", 0.3, "least score of a detection", 0.0, 1.0
+            "score_threshold",
+            None,
+            "least score of a detection; if not given, the one of the best F1 in validation where "
+            f"the checkpoint knows it, else {SCORE_THRESHOLD}",
+            0.0,
+            1.0,
         ),
         "dtype": flags.DEFINE_enum(
             "dtype", None, ["float32", "bfloat16"], "of the computation; the run's if not given"
         ),
         "batch_size": flags.DEFINE_integer("batch_size", 8, "images at a time", lower_bound=1),
-        "pictures": flags.DEFINE_bool("pictures", True, "whether to draw pictures"),
+        "pictures": flags.DEFINE_bool("pictures", True, "whether to draw pictures and videos"),
+        "tile": flags.DEFINE_integer(
+            "tile",
+            0,
+            "side of tiles that large images are cut into, pixels; 0: none",
+            lower_bound=0,
+        ),
+        "overlap": flags.DEFINE_float("overlap", 0.2, "of neighbouring tiles, a share", 0.0, 0.9),
     }
+
+
+class Target(NamedTuple):
+    """An image or a video and where its files go, names in the output folder; '' is no file.
+
+    Attributes:
+      path: of it.
+      is_video: or an image.
+      labels: name of its file of labels; of a video, of the folder with one per frame.
+      picture: name of its picture, or of the video with boxes drawn.
+    """
+
+    path: str
+    is_video: bool
+    labels: str
+    picture: str
+
+    def files(self) -> list[str]:
+        """What can be told before the frames of a video are counted."""
+        return [name for name in (self.picture, "" if self.is_video else self.labels) if name]
 
 
 def main(
     images: Sequence[str],
     checkpoint: str,
     output: str,
-    score_threshold: float,
+    kind: str,
+    score_threshold: float | None,
     dtype: str | None,
     batch_size: int,
     pictures: bool,
+    tile: int = 0,
+    overlap: float = 0.2,
 ) -> int:
-    files = find_images(images)
+    inputs = find_inputs(images, (*IMAGES, *VIDEOS))
+    targets = plan_targets(inputs, kind, pictures)
+    planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one.files())]
+    folder = OutputFolder(output, planned, inputs.paths)
     model, variables = load(checkpoint, dtype=dtype)
+    score_threshold, reason = choose_threshold(score_threshold, model)
+    print(f"score_threshold {score_threshold:g}: {reason}")
+    stills = [target for target in targets if not target.is_video]
+    if len(stills) == len(targets) and not tile:
+        batch_size = min(batch_size, len(targets))
     # Whatever its score: where nothing reaches the threshold, the best score is told.
-    predictor = Predictor(model, variables, batch_size=min(batch_size, len(files)))
-    rows, best_scores, broken = [], {}, 0
-    for start in range(0, len(files), batch_size):
-        read = dict(_read(files[start : start + batch_size], model.spec.intensity))
-        broken += len(files[start : start + batch_size]) - len(read)
-        if not read:
-            continue
-        with memory_explained(lambda: [f"--batch_size={max(batch_size // 2, 1)} takes about half"]):
-            found = predictor(list(read.values()))
-        for number, (name, image) in enumerate(read.items()):
-            one = found[number]
-            some = _rows(name, above(one, score_threshold), model.class_names)
-            best_scores[name] = float(np.max(one.scores, initial=0.0, where=one.valid))
-            but = "" if some else f"; the best score was {best_scores[name]:.2g}"
-            print(f"{name}: {len(some)} detections{but}", flush=True)
-            rows += some
-            if pictures:
-                picture = render(image, one, model.class_names, score_threshold=score_threshold)
-                _save_picture(picture, output, name)
-    write_results(os.path.join(output, "detections.json"), rows)
-    if best_scores and not rows:
-        print(_nothing_found(best_scores, score_threshold))
-    return 1 if broken else 0
-
-
-def above(found: Detections, score_threshold: float) -> Detections:
-    """The detections with at least that score; the others are padding."""
-    return found.replace(valid=found.valid & (found.scores >= score_threshold))
-
-
-def lower_threshold(best: float) -> float:
-    """A round threshold, 1, 2 or 5 times a power of ten, well below a best score above 0."""
-    power = 10.0 ** math.floor(math.log10(0.7 * best))
-    digit = max(digit for digit in (1, 2, 5) if digit * power <= 0.7 * best)
-    return float(f"{digit * power:.1g}")
-
-
-def _nothing_found(best_scores: Mapping[str, float], score_threshold: float) -> str:
-    """What to type where no image has a detection."""
-    name, best = max(best_scores.items(), key=lambda item: item[1])
-    told = f"nothing is above --score_threshold={score_threshold:g} on {len(best_scores)} images; "
-    if best <= 0:
-        return told + "there is no candidate at all: the weights may not be numbers"
-    told += f"the best score was {best:.2g} ({name}): --score_threshold={lower_threshold(best):g}"
-    if best < 0.01:
-        told += (
-            ". So low a score means that little was learned; python -m effdet_jax.evaluate "
-            "--checkpoint=… says why"
-        )
-    return told
-
-
-def _rows(name: str, found: Detections, class_names: ClassNames) -> list[dict[str, Any]]:
-    """COCO result rows of one image, with its file name and the class names."""
-    real = found[found.valid]
-    rows = coco_results(name, real.boxes, real.scores, real.labels, class_names)
-    return [
-        {**row, "file_name": name, "category_name": class_names.names[label]}
-        for row, label in zip(rows, real.labels)
-    ]
-
-
-def find_images(paths: Sequence[str]) -> list[str]:
-    """Image files from files, folders (all images in them) and patterns.
-
-    Raises:
-      DataError: one of them is nothing.
-    """
-    if not paths:
-        raise DataError("no images given: python -m effdet_jax.predict IMAGES… --checkpoint=…")
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            found = [os.path.join(path, name) for name in sorted(os.listdir(path))]
-            found = [name for name in found if name.lower().endswith(SUFFIXES)]
-        else:
-            found = [path] if os.path.isfile(path) else sorted(glob.glob(path))
-        if not found:
-            raise DataError(f"no image '{path}': no such file, and no folder with images")
-        files += found
-    return files
-
-
-def _read(files: Sequence[str], intensity: Intensity) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, image) of the files that can be read; the others are named."""
-    for name in files:
+    predictor = Predictor(model, variables, batch_size=batch_size, score_threshold=0.0)
+    detect = Tiled(predictor.detect, tile, overlap) if tile else predictor.detect
+    tally = Tally(score_threshold)
+    names = predictor.class_names
+    with Outputs(folder, kind, names) as outputs:
+        job = Job(names, model.spec.intensity, detect, batch_size, folder, outputs, tally)
         try:
-            with open(name, "rb") as file:
-                yield name, decode_image(file.read(), intensity=intensity)
-        except (OSError, DataError) as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
+            job.run_images(stills)
+            for target in targets:
+                if target.is_video:
+                    job.run_video(target)
+        except KeyboardInterrupt:
+            tally.interrupted = True
+    print("\n".join(tally.lines(len(targets), inputs.skipped, output)), flush=True)
+    return INTERRUPTED if tally.interrupted else 1 if tally.broken else 0
 
 
-def _save_picture(picture: np.ndarray, folder: str, name: str):
-    os.makedirs(folder, exist_ok=True)
-    stem = os.path.splitext(os.path.basename(name))[0]
-    Image.fromarray(picture).save(os.path.join(folder, f"{stem}.jpg"), quality=92)
+def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
+    """Where the files of every image or video go: no two share one."""
+    folder, ending = FORMATS[kind].per_image or ("", "")
+    targets = []
+    for path, name, stem in zip(inputs.paths, inputs.names, inputs.stems()):
+        video = path.lower().endswith(VIDEOS)
+        # Frames of clip.mp4 are apart from images in a folder named clip.
+        labels = f"{folder}/{name if video else stem + ending}" if folder else ""
+        picture = f"{stem}{'.mp4' if video else '.jpg'}" if pictures else ""
+        targets.append(Target(path, video, labels, picture))
+    return targets
+
+
+def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
+    """The score threshold and where it is from."""
+    if given is not None:
+        return given, "as asked"
+    stored = stored_score_threshold(model)
+    if stored is not None:
+        return stored, "F1 was best there in validation; --score_threshold=… sets another"
+    return SCORE_THRESHOLD, "the checkpoint knows no better one; --score_threshold=… sets another"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run does with each image and each frame.
+
+    Attributes:
+      class_names: of the model.
+      intensity: values of 16-bit and float images that become 0 and 255.
+      detect: uint8 RGB arrays → their `Detections`, whatever the scores.
+      batch_size: images, or frames, held at a time.
+      folder, outputs: where to.
+      tally: counts.
+    """
+
+    class_names: ClassNames
+    intensity: Intensity
+    detect: Callable[[Sequence[np.ndarray]], Any]
+    batch_size: int
+    folder: OutputFolder
+    outputs: Outputs
+    tally: Tally
+
+    def find(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Results of images, whatever the scores."""
+        half = max(self.batch_size // 2, 1)
+        with memory_explained(lambda: [f"--batch_size={half} takes about half"]):
+            found = self.detect(images)
+        return [
+            Result.of(found[number], self.class_names, image.shape[:2])
+            for number, image in enumerate(images)
+        ]
+
+    def run_images(self, targets: Sequence[Target]):
+        """Detects on images; those that can't be read are named and counted."""
+        with _progress(len(targets), "image") as bar:
+            for batch in self._batches(targets, bar):
+                for (target, image), result in zip(batch, self.find([one for _, one in batch])):
+                    result = dataclasses.replace(result, path=target.path, image=image)
+                    shown = result.above(self.tally.score_threshold)
+                    self.outputs.add(shown, target.labels)
+                    if target.picture:
+                        save_picture(shown.draw(), self.folder.claim(target.picture))
+                    self.tally.add(target.path, result, shown)
+                    _say(self.tally.line(target.path, shown))
+                    bar.update()
+
+    def _batches(
+        self, targets: Sequence[Target], bar: tqdm
+    ) -> Iterator[list[tuple[Target, np.ndarray]]]:
+        batch = []
+        for target in targets:
+            try:
+                image = read_image(target.path, self.intensity)
+            except DataError as error:
+                _say(f"error: {error}", error=True)
+                self.tally.broken.append(target.path)
+                bar.update()
+                continue
+            batch.append((target, image))
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def run_video(self, target: Target):
+        """Detects on the frames of a video; what was found stays if it, or the run, breaks off."""
+        try:
+            video = Video(target.path)
+        except VideoError as error:
+            _say(f"error: {error}", error=True)
+            self.tally.broken.append(target.path)
+            return
+        before = self.tally.detections
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(_progress(video.num_frames, "frame"))
+            write = None
+            if target.picture:
+                path = self.folder.claim(target.picture)
+                rate = video.frames_per_second
+                writer = VideoWriter(path, video.size, rate, source=video.path, overwrite=True)
+                write = stack.enter_context(writer).write
+            for frame, result in predict_frames(self.find, video, self.batch_size):
+                self._frame(target, frame, result, write)
+                if bar.disable and bar.n and not bar.n % LINE_EVERY:
+                    _say(f"{target.path}: {bar.n} of {video.num_frames} frames")
+                bar.update()
+        _say(f"{target.path}: {video.num_read} frames, {self.tally.detections - before} detections")
+        if video.num_missing:
+            _say(f"{target.path}: {video.num_missing} frames at its end can't be read", error=True)
+            self.tally.broken.append(target.path)
+
+    def _frame(
+        self,
+        target: Target,
+        frame: Frame,
+        result: Result,
+        write: Callable[[np.ndarray, float], None] | None,
+    ):
+        result = dataclasses.replace(result, path=target.path, image=frame.image)
+        shown = result.above(self.tally.score_threshold)
+        labels = f"{target.labels}/{frame.number:06d}.txt" if target.labels else ""
+        self.outputs.add(shown, labels, frame=frame.number, seconds=round(frame.seconds, 3))
+        if write:
+            write(shown.draw(), frame.seconds)
+        self.tally.add(target.path, result, shown, frames=1)
+
+
+def _progress(total: int, unit: str) -> tqdm:
+    """A bar on a terminal's stderr, below the lines; none elsewhere, and none for few."""
+    shown = total >= BAR_FROM and sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, disable=not shown)
+
+
+def _say(line: str, *, error: bool = False):
+    """Prints a line above the bar."""
+    with tqdm.external_write_mode():
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

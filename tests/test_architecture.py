@@ -113,7 +113,7 @@ def test_files_and_functions_stay_readable(path):
 
 # Tests of more than one module.
 WHOLE = {"architecture", "configs", "doors", "goldens", "launch", "old_formats", "parity"}
-WHOLE |= {"readme", "scale_out", "wheel"}
+WHOLE |= {"notebook", "readme", "scale_out", "wheel"}
 
 
 def test_every_module_has_its_test_file_and_every_test_file_its_module():

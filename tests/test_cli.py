@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from effdet_jax import cli
 from effdet_jax.cli import find_config, list_configs
 from effdet_jax.config import ConfigError
 from tests.conftest import ROOT
@@ -131,6 +132,23 @@ def test_a_terminal_that_cannot_print_a_sign_prints_another(tmp_path):
         check=False,
     )
     assert done.returncode == 0 and "512?512" in done.stdout
+
+
+def test_ctrl_c_ends_a_command_with_a_word():
+    program = """
+import sys
+from effdet_jax import cli
+
+def main():
+    raise KeyboardInterrupt
+
+sys.argv = ["command"]
+cli.run(main, dict)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "stopped by Ctrl-C\n")
 
 
 def test_a_tilde_in_any_argument_is_the_home_folder(tmp_path, monkeypatch):

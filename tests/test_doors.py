@@ -125,6 +125,7 @@ def test_predict_finds_with_them(workdir, folder, tmp_path):
         [str(folder / "0.png")],
         checkpoint=str(workdir),
         output=str(tmp_path),
+        kind="coco",
         score_threshold=0.0,
         batch_size=1,
         dtype=None,

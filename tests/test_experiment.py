@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effdet_jax import predict
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.config import PROTOCOLS, ConfigError
 from effdet_jax.data.augment import AugmentError
 from effdet_jax.data.example import DataError
+from effdet_jax.data.images import read_image
 from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
 from effdet_jax.experiment import Experiment
@@ -240,8 +240,7 @@ def test_the_range_of_16_bit_images_is_the_training_datas_and_goes_with_the_mode
     config.data.intensity = (0.0, 4000.0)
     made = Experiment.from_config(config)
     assert made.spec.intensity == made.val_source.intensity == (0.0, 4000.0)
-    with open(tmp_path / "images" / "0.png", "rb") as file:
-        ((_, image),) = predict._read([file.name], made.spec.intensity)
+    image = read_image(str(tmp_path / "images" / "0.png"), made.spec.intensity)
     assert image.max() == round(255 / 4)
 
 

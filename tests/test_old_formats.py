@@ -17,7 +17,6 @@ from effdet_jax import config as configs
 from effdet_jax import evaluate
 from effdet_jax.checkpoint import LAST, Checkpoints
 from effdet_jax.distributed.mesh import place_batch
-from effdet_jax.evaluation.coco import coco_results
 from effdet_jax.experiment import Experiment
 from tests.conftest import ROOT
 
@@ -68,11 +67,9 @@ def test_a_workdir_and_a_folder_predict_what_they_did(written):
     jax.tree.map(np.testing.assert_array_equal, copied, variables)
     config = evaluate.stored_config(str(written / "workdir"))
     scenes = Experiment.from_config(config).val_source
-    found = ed.Predictor(model, variables)([scenes[0].image, scenes[1].image])
+    found = ed.Predictor(model, variables, score_threshold=0.0)([scenes[0].image, scenes[1].image])
     for image_id in (0, 1):
-        best = found[image_id][:15]
-        rows = coco_results(image_id, best.boxes, best.scores, best.labels, model.class_names)
-        assert_found(rows, recorded(written, image_id))
+        assert_found(found[image_id].to_coco(image_id)[:15], recorded(written, image_id))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import tomllib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import effdet_jax
 from effdet_jax.__main__ import COMMANDS
@@ -168,7 +169,8 @@ def tiny_detector():
     return model, random_variables(model)
 
 
-def test_the_readmes_python_does_what_it_says(monkeypatch, tiny_detector, rng):
+def test_the_readmes_python_does_what_it_says(monkeypatch, tiny_detector, rng, tmp_path):
+    monkeypatch.chdir(tmp_path)
     ((_, block),) = [pair for pair in blocks("python") if pair[0] == "README.md"]
     images = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in ((40, 60), (64, 64))]
     names = {"images": images, "x": np.zeros((1, 64, 64, 3), np.float32)}
@@ -176,11 +178,26 @@ def test_the_readmes_python_does_what_it_says(monkeypatch, tiny_detector, rng):
     monkeypatch.setattr(Detector, "apply", jax.jit(Detector.apply, static_argnums=0))
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102
     found, outputs = names["found"], names["outputs"]
-    assert found.boxes.shape == (2, 100, 4) and found.valid.shape == (2, 100)
-    assert names["picture"].shape == images[0].shape
+    assert [one.image_size for one in found] == [(40, 60), (64, 64)]
+    with Image.open(tmp_path / "found.jpg") as picture:
+        assert picture.size == (60, 40)
     assert outputs.class_logits[3].shape == (1, 8, 8, 9, 2)  # [B, H/8, W/8, A, K]
     assert outputs.box_deltas[3].shape == (1, 8, 8, 9, 4)
     assert names["weights"].keys() == {"params"}  # No statistics are left.
+
+
+def test_the_page_on_predicting_does_what_it_says(monkeypatch, tiny_detector, tmp_path, capsys):
+    ((_, block),) = [pair for pair in blocks("python") if pair[0] == "predict.md"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(effdet_jax, "load", lambda path: tiny_detector)
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/a.jpg"):
+        Image.new("RGB", (60, 40), (200, 90, 0)).save(name)
+    low = block.replace("score_threshold=0.4", "score_threshold=0, batch_size=1")
+    exec(compile(low, "predict.md", "exec"), {})  # noqa: S102
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 101 and said[0].split()[0] in ("cat", "dog")
+    assert said[-1].startswith("photos/a.jpg ['") and (tmp_path / "found.jpg").exists()
 
 
 def test_the_readme_is_short_and_leads_to_every_page():

@@ -91,8 +91,11 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     board.Reload()
     assert len(board.Scalars("loss/total")) == 12 and len(board.Scalars("eval/loss/total")) == 3
     assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
-    assert Image.open(workdir / "train_batch.jpg").size == (128, 128)  # 2 × 2 images of 64.
-    assert Image.open(workdir / "val_detections.jpg").size == (192, 192)  # 3 × 3 of them.
+    assert Image.open(workdir / "train_batch.jpg").size == (
+        512,
+        512,
+    )  # 2 × 2 images of 64, enlarged.
+    assert Image.open(workdir / "val_detections.jpg").size == (768, 768)  # 3 × 3 of them.
     metadata = Checkpoints(workdir / BEST).metadata()
     assert metadata.step in (4, 8, 12) and metadata.spec.name == "efficientdet-lite0"
     assert metadata.class_names.names[0] == "circle" and metadata.config["batch_size"] == 4

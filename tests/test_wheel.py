@@ -76,7 +76,8 @@ def test_everything_works_away_from_the_clone(python, folder):
     Image.fromarray(np.full((90, 120, 3), 128, np.uint8)).save(folder / "photo.png")
     predict = ("-m", "effdet_jax", "predict", "photo.png", "--checkpoint=run", "--output=found")
     assert "photo.png: 100 detections" in python(folder, *predict, "--score_threshold=0")
-    assert sorted(os.listdir(folder / "found")) == ["detections.json", "photo.jpg"]
+    written = {"detections.json", "detections.jsonl", "photo.jpg", "written_by_predict.txt"}
+    assert set(os.listdir(folder / "found")) == written
     output = python(folder, "-m", "effdet_jax.export", "run", "run.stablehlo")
     assert "400 of 400 detections equal" in output
     assert (folder / "run.stablehlo.json").stat().st_size > 500

@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -77,6 +77,96 @@ def decode_image(
         return _to_rgb(upright)
     except _UNREADABLE as error:
         raise DataError(f"not a readable image: {error}") from error
+
+
+def read_image(path: str, intensity: Intensity = ()) -> np.ndarray:
+    """[H, W, 3] RGB uint8 of an image file, see `decode_image`.
+
+    Raises:
+      DataError: there is no such file, or it is no image; names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            return decode_image(file.read(), intensity=intensity)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def convert_image(image: Any, intensity: Intensity = ()) -> np.ndarray:
+    """[H, W, 3] RGB uint8 of an image in memory; a warning says what was converted.
+
+    Grey values are taken for red, green and blue, transparent pixels become black, and 16-bit values
+    go by `intensity` as those of files do. Floats do so too where there is an `intensity`: else
+    nothing says what is white, and they are refused. RGB arrays of uint8 are given back as they are.
+    A Pillow image keeps its pixels where they are, whatever its EXIF orientation.
+
+    Args:
+      image: a Pillow image, or an array [H, W], [H, W, 1], [H, W, 3] or, of uint8, [H, W, 4].
+      intensity: see `decode_image`.
+
+    Raises:
+      DataError: it is none of these.
+    """
+    if isinstance(image, Image.Image):
+        if not _is_upright(image):
+            _warn("an image says that it is to be turned; ImageOps.exif_transpose(image) does it")
+        if not _is_deep(image.mode):
+            _warn_of_mode(image)
+            return _to_rgb(image)
+    pixels = np.asarray(image)
+    if pixels.dtype == np.int32 and isinstance(image, Image.Image):
+        pixels = pixels.clip(0, 65535).astype(np.uint16)  # Pillow's 'I': 16 bits in its files.
+    _check_array(pixels, intensity)
+    if pixels.dtype != np.uint8:
+        low, high = intensity or (0.0, 65535.0)
+        _warn(f"{pixels.dtype} image: {low:g} becomes 0 and {high:g} becomes 255")
+        pixels = _scaled(pixels.astype(np.float64), low, high)
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        return pixels
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    converted = Image.fromarray(pixels)
+    _warn_of_mode(converted)
+    return _to_rgb(converted)
+
+
+def _check_array(pixels: np.ndarray, intensity: Intensity):
+    """Raises `DataError` for what `convert_image` doesn't take; says what to do with it."""
+    shape, dtype = pixels.shape, pixels.dtype
+    channels = (1, 3, 4) if dtype == np.uint8 else (1, 3)
+    what = f"is {dtype} {shape}"
+    if pixels.ndim not in (2, 3) or 0 in shape:
+        raise DataError(f"{what}; it must be uint8 [H, W, 3] RGB")
+    if pixels.ndim == 3 and shape[2] not in channels:
+        first = (
+            "; channels come last: image.transpose(1, 2, 0)"
+            if shape[0] in channels and shape[2] > 4
+            else ""
+        )
+        raise DataError(f"{what}; it must be uint8 [H, W, 3] RGB{first}")
+    if dtype in (np.uint8, np.uint16) or (dtype.kind == "f" and intensity):
+        return
+    low, high = pixels.min(), pixels.max()
+    if dtype.kind == "f" and 0 <= low and high <= 1:
+        mend = ": np.round(255 * image).astype(np.uint8)"
+    elif dtype.kind in "iuf" and 0 <= low and high <= 255:
+        mend = ": np.round(image).astype(np.uint8)"
+    else:
+        mend = ", scaled so that black is 0 and white is 255"
+    raise DataError(f"{what} with values from {low} to {high}; give uint8{mend}")
+
+
+def _warn_of_mode(image: Image.Image):
+    if image.mode in ("RGBA", "LA", "PA"):
+        _warn("image with transparency: what is transparent becomes black")
+    elif image.mode in ("1", "L"):
+        _warn("grey image: its values are taken for red, green and blue")
+
+
+def _warn(message: str):
+    warnings.warn(message, stacklevel=3)
 
 
 def read_header(path: str) -> Header:
@@ -193,11 +283,15 @@ def _deep_values(image: Image.Image, data: bytes) -> np.ndarray:
 
 def _to_8_bit(image: Image.Image, data: bytes, intensity: Intensity) -> Image.Image:
     low, high = intensity or (0.0, 1.0 if image.mode == "F" else 65535.0)
-    scaled = (_deep_values(image, data) - low) * (255.0 / (high - low))
-    scaled = np.nan_to_num(np.round(scaled), posinf=255.0, neginf=0.0)
-    found = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    found = Image.fromarray(_scaled(_deep_values(image, data), low, high))
     found.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return found
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float64 values as uint8, `low` as 0 and `high` as 255."""
+    scaled = np.round((values - low) * (255.0 / (high - low)))
+    return np.clip(np.nan_to_num(scaled, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
 
 
 def _is_upright(image: Image.Image) -> bool:

@@ -12,8 +12,6 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effdet_jax.classes import ClassNames
-
 # In the order pycocotools prints them.
 METRICS = (
     "AP", "AP50", "AP75", "APs", "APm", "APl",
@@ -45,32 +43,6 @@ class CocoMetrics:
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[:6]),
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[6:]),
         ]
-
-
-def coco_results(
-    image_id: int | str,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
-    class_names: ClassNames,
-) -> list[dict[str, Any]]:
-    """COCO result rows of one image: `bbox` is [x, y, width, height], ids are the data set's own.
-
-    Args:
-      boxes: [n, 4] yxyx, pixels of the original image.
-    """
-    return [
-        {
-            "image_id": image_id,
-            "category_id": class_names.ids[int(label)],
-            "bbox": [
-                round(float(value), 3)
-                for value in (box[1], box[0], box[3] - box[1], box[2] - box[0])
-            ],
-            "score": round(float(score), 6),
-        }
-        for box, score, label in zip(boxes, scores, classes)
-    ]
 
 
 def evaluate_coco(dataset: dict[str, Any], results: Sequence[dict[str, Any]]) -> CocoMetrics:

@@ -23,8 +23,9 @@ from effdet_jax.distributed.mesh import (
 )
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.analysis import Analysis, analyse_run
-from effdet_jax.evaluation.coco import CocoMetrics, coco_metrics, coco_results, run_coco
+from effdet_jax.evaluation.coco import CocoMetrics, coco_metrics, run_coco
 from effdet_jax.inference.predictor import create_decode
+from effdet_jax.inference.result import coco_results
 from effdet_jax.model.detector import Detector
 
 NUM_FIRST = 9  # Images whose detections are kept as they are, to be drawn.

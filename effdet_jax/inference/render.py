@@ -1,16 +1,18 @@
 """Boxes, names and scores drawn on an image."""
 
+import bisect
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.detection.postprocess import Detections
 
 # Distinct on photographs and for most colour-blind eyes (Okabe & Ito's palette, brightened).
 COLOURS = ("#ffb000", "#56b4e9", "#00d68f", "#f0e442", "#4c8dff", "#ff6f3c", "#e58fc0", "#ffffff")
+_GROUND = 220  # Opacity of the ground behind a name, of 255.
 
 
 def render(
@@ -19,6 +21,7 @@ def render(
     class_names: ClassNames | None = None,
     *,
     score_threshold: float = 0.3,
+    least_side: int = 0,
 ) -> np.ndarray:
     """A copy of `image` with its detections drawn on it.
 
@@ -27,6 +30,7 @@ def render(
       detections: of this image, boxes in its pixels.
       class_names: for the names; without them a class is its index.
       score_threshold: less certain ones aren't drawn.
+      least_side: see `draw_boxes`.
     """
     shown = np.asarray(detections.valid) & (np.asarray(detections.scores) >= score_threshold)
     return draw_boxes(
@@ -35,6 +39,7 @@ def render(
         np.asarray(detections.labels)[shown],
         class_names,
         np.asarray(detections.scores)[shown],
+        least_side=least_side,
     )
 
 
@@ -44,29 +49,113 @@ def draw_boxes(
     classes: np.ndarray,
     class_names: ClassNames | None = None,
     scores: np.ndarray | None = None,
+    *,
+    least_side: int = 0,
 ) -> np.ndarray:
-    """A copy of `image` with boxes `[n, 4]` yxyx and their class names (and scores) drawn on it."""
+    """A copy of `image` with boxes `[n, 4]` yxyx and their class names (and scores) drawn on it.
+
+    A name stands above, below or inside its box, wherever it hides least of the other boxes and
+    names, and always inside the image; what is longer than the image is wide is cut short.
+
+    Args:
+      image: [H, W, 3] uint8 RGB.
+      boxes: [n, 4], pixels of the image.
+      classes: [n] class indices.
+      class_names: for the names; without them a class is its index.
+      scores: [n], the surest first.
+      least_side: the copy is a whole number of times as large, so that its shorter side has at
+        least that many pixels: names need some.
+    """
     canvas = Image.fromarray(np.asarray(image))
-    draw = ImageDraw.Draw(canvas)
-    unit = max(1, round(min(canvas.size) / 250))
-    font = ImageFont.load_default(size=max(10, 5 * unit + 6))
-    # The surest last, on top.
-    for number in range(len(boxes) - 1, -1, -1):
-        top, left, bottom, right = (float(side) for side in boxes[number])
-        label = int(classes[number])
-        colour = COLOURS[label % len(COLOURS)]
-        text = class_names.names[label] if class_names else f"class {label}"
-        if scores is not None:
-            text += f" {scores[number]:.2f}"
-        draw.rectangle(
-            (left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=unit
-        )
-        text_box = draw.textbbox((left, top), text, font=font, anchor="lb")
-        shift = max(0, -text_box[1])  # Keep the name inside the image.
-        position = (left, top + shift)
-        draw.rectangle(draw.textbbox(position, text, font=font, anchor="lb"), fill=colour)
-        draw.text(position, text, font=font, fill="black", anchor="lb")
+    times = max(1, math.ceil(least_side / min(canvas.size)))
+    canvas = canvas.resize((times * canvas.width, times * canvas.height), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas, "RGBA")  # Blends what is drawn.
+    width = max(1, round(min(canvas.size) / 250))
+    pen = _Pen(ImageFont.load_default(size=max(9, round(6 + min(canvas.size) / 50))), canvas.size)
+    frames = _frames(times * np.asarray(boxes))
+    texts, places = [], np.zeros((0, 4))
+    for number, frame in enumerate(frames):
+        name = class_names.names[classes[number]] if class_names else f"class {classes[number]}"
+        score = "" if scores is None else f" {scores[number]:.2f}"
+        texts.append(pen.fit(name, score))
+        place = pen.place(texts[-1], frame, np.delete(frames, number, axis=0), places)
+        places = np.concatenate([places, place[None]])
+    # The surest last, on top; and names on all frames.
+    for number in reversed(range(len(frames))):
+        colour = COLOURS[classes[number] % len(COLOURS)]
+        draw.rectangle(tuple(frames[number]), outline=colour, width=width)
+    for number in reversed(range(len(frames))):
+        colour = ImageColor.getrgb(COLOURS[classes[number] % len(COLOURS)])
+        pen.write(draw, texts[number], places[number], colour)
     return np.asarray(canvas)
+
+
+def _frames(boxes: np.ndarray) -> np.ndarray:
+    """[n, 4] (left, top, right, bottom), the first and last pixels of boxes yxyx, which are half-open."""
+    top, left, bottom, right = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    return np.stack([left, top, np.maximum(left, right - 1), np.maximum(top, bottom - 1)], axis=1)
+
+
+class _Pen:
+    """Writes names; rectangles are (left, top, right, bottom).
+
+    Args:
+      font: to write with.
+      size: (width, height) of the image.
+    """
+
+    def __init__(self, font: ImageFont.FreeTypeFont, size: tuple[int, int]):
+        self._font, (self._width, self._height) = font, size
+        _, top, _, bottom = font.getbbox("Ápg", anchor="ls")  # About the line letters stand on.
+        self._margin = max(1, round(font.size / 8))
+        self._ascent, self._line = self._margin - top, bottom - top + 2 * self._margin
+
+    def fit(self, name: str, score: str) -> str:
+        """The name in one line, as much of it as is no wider than the image, and the score."""
+        name = " ".join(name.split())
+        if self._text_width(name + score) <= self._width:
+            return name + score
+        room = bisect.bisect_right(
+            range(len(name)), self._width, key=lambda n: self._text_width(f"{name[:n]}…{score}")
+        )
+        return f"{name[: max(0, room - 1)]}…{score}"
+
+    def place(
+        self, text: str, frame: np.ndarray, frames: np.ndarray, names: np.ndarray
+    ) -> np.ndarray:
+        """Where to write the text of a frame, beside other frames and names."""
+        width, line = self._text_width(text), self._line
+        left, top, right, bottom = frame
+        aligned = (left, right + 1 - width)
+        # In order of preference: above, inside at the top, below, inside at the bottom.
+        rows = (top - line, top, bottom + 1, bottom + 1 - line)
+        corners = np.array([(x, y) for y in rows for x in aligned])
+        corners = corners.clip(0, (max(0, self._width - width), max(0, self._height - line)))
+        places = np.concatenate([corners, corners + (width, line)], axis=1).round()
+        hidden = _shared(places, names).sum(axis=1)
+        for edge in ((0, 1, 0, 3), (2, 1, 2, 3), (0, 1, 2, 1), (0, 3, 2, 3)):
+            sides = frames[:, edge] + (0, 0, 1, 1)
+            hidden += line * _shared(places, sides).sum(axis=1)
+        return places[np.argmin(hidden)]
+
+    def write(
+        self, draw: ImageDraw.ImageDraw, text: str, place: np.ndarray, colour: tuple[int, ...]
+    ):
+        """The text, black on a ground of that colour through which the image can be seen."""
+        left, top, right, bottom = place
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=(*colour, _GROUND))
+        position = (left + self._margin, top + self._ascent)
+        draw.text(position, text, font=self._font, fill="black", anchor="ls")
+
+    def _text_width(self, text: str) -> int:
+        return math.ceil(self._font.getlength(text)) + 2 * self._margin
+
+
+def _shared(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[n, m] area that rectangles [n, 4] and [m, 4] share, half-open."""
+    low = np.maximum(ones[:, None, :2], others[None, :, :2])
+    high = np.minimum(ones[:, None, 2:], others[None, :, 2:])
+    return np.prod(np.maximum(high - low, 0), axis=-1)
 
 
 def grid(images: Sequence[np.ndarray]) -> np.ndarray:

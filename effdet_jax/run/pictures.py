@@ -13,6 +13,8 @@ from effdet_jax.inference.render import draw_boxes, grid, render
 from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.workdir import Workdir
 
+LEAST_SIDE = 256  # Pixels of a picture's shorter side, for its names to be legible.
+
 
 class Pictures:
     """Draws into the workdir and its TensorBoard; of several processes the first one does.
@@ -38,7 +40,9 @@ class Pictures:
         for image, boxes, labels in zip(batch["image"], batch["boxes"], batch["labels"]):
             real = labels >= 0
             names = self._source.class_names
-            pictures.append(draw_boxes(image, boxes[real], labels[real], names))
+            pictures.append(
+                draw_boxes(image, boxes[real], labels[real], names, least_side=LEAST_SIDE)
+            )
         self._write(step, "train_batch", pictures[:NUM_FIRST])
 
     def write_detections(
@@ -56,7 +60,9 @@ class Pictures:
         names = self._source.class_names
         options = {} if score_threshold is None else {"score_threshold": score_threshold}
         pictures = [
-            render(image, detections[index], names, **options) if index in detections else image
+            render(image, detections[index], names, least_side=LEAST_SIDE, **options)
+            if index in detections
+            else draw_boxes(image, np.zeros((0, 4)), np.zeros(0, int), least_side=LEAST_SIDE)
             for index, image in enumerate(self._images)
         ]
         self._write(step, "val_detections", pictures)

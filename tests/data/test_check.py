@@ -11,7 +11,8 @@ from effdet_jax.config import get_config
 from effdet_jax.data.check import note_copies, same_content, suspect_order
 from effdet_jax.data.example import DataError, DataReport, coco_dataset
 from effdet_jax.data.source import open_source
-from effdet_jax.evaluation.coco import coco_results, evaluate_coco
+from effdet_jax.evaluation.coco import evaluate_coco
+from effdet_jax.inference.result import coco_results
 
 WIDTH, HEIGHT = 120, 80
 

@@ -6,7 +6,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from effdet_jax.data.example import DataError
-from effdet_jax.data.images import decode_image, image_size, measure_intensity, read_header
+from effdet_jax.data.images import (
+    convert_image,
+    decode_image,
+    image_size,
+    measure_intensity,
+    read_header,
+    read_image,
+)
 
 RED_TOP = np.zeros((4, 6, 3), np.uint8)
 RED_TOP[:2] = (250, 10, 20)
@@ -166,3 +173,78 @@ def test_annotations_of_the_stored_size_keep_the_image_as_stored():
 def test_broken_files_say_so(data, message):
     with pytest.raises(DataError, match=message):
         decode_image(data)
+
+
+def test_an_rgb_array_in_memory_is_given_back():
+    assert convert_image(RED_TOP) is RED_TOP
+    np.testing.assert_array_equal(convert_image(Image.fromarray(RED_TOP)), RED_TOP)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray])
+def test_grey_and_transparent_images_in_memory_are_as_their_files(kind, rng):
+    grey = rng.integers(0, 256, (4, 6), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="grey image: its values are taken for red, green and"):
+        found = convert_image(kind(grey))
+    np.testing.assert_array_equal(found, np.repeat(grey[..., None], 3, axis=2))
+    rgba = rng.integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="what is transparent becomes black"):
+        found = convert_image(kind(rgba))
+    np.testing.assert_array_equal(found, decode_image(encoded(Image.fromarray(rgba))))
+    # Of half transparency half is left.
+    np.testing.assert_allclose(found, rgba[..., :3] * (rgba[..., 3:] / 255), atol=1)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray])
+@pytest.mark.parametrize("intensity", [(), (1000.0, 3000.0)])
+def test_16_bit_images_in_memory_are_as_their_files(kind, intensity):
+    values = np.array([[0, 1000, 2000], [3000, 40000, 65535]], np.uint16)
+    low, high = intensity or (0, 65535)
+    with pytest.warns(UserWarning, match=f"uint16 image: {low:g} becomes 0 and {high:g} becomes"):
+        found = convert_image(kind(values), intensity)
+    expected = np.clip(np.round((values - np.float64(low)) / (high - low) * 255), 0, 255)
+    np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, axis=2))
+    file = decode_image(encoded(Image.fromarray(values)), intensity=intensity)
+    np.testing.assert_array_equal(found, file)
+
+
+def test_floats_in_memory_need_a_range():
+    values = np.array([[-30.0, 10.0, 50.0]], np.float32)
+    with pytest.warns(UserWarning, match="float32 image: -30 becomes 0 and 50 becomes 255"):
+        found = convert_image(values, (-30.0, 50.0))
+    assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.full((4, 6, 3), 0.5), r"float64 \(4, 6, 3\) .* 0.5 to 0.5; give uint8: np.round\(255"),
+        (np.full((4, 6, 3), 99.0), r"from 99.0 to 99.0; give uint8: np.round\(image\)"),
+        (np.full((4, 6, 3), -1.0), "give uint8, scaled so that black is 0 and white is 255"),
+        (np.full((4, 6, 3), 7), r"int64 .*np.round\(image\)"),
+        (np.zeros((3, 4, 6), np.uint8), r"channels come last: image.transpose\(1, 2, 0\)"),
+        (np.zeros((4, 6, 2), np.uint8), r"is uint8 \(4, 6, 2\); it must be uint8 \[H, W, 3\] RGB$"),
+        (np.zeros((4, 6, 4), np.uint16), r"is uint16 \(4, 6, 4\); it must be"),
+        (np.zeros((0, 6, 3), np.uint8), r"\(0, 6, 3\); it must be"),
+        (np.zeros((2, 4, 6, 3), np.uint8), r"\(2, 4, 6, 3\); it must be"),
+    ],
+)
+def test_what_is_no_image_in_memory(image, message):
+    with pytest.raises(DataError, match=message):
+        convert_image(image)
+
+
+def test_a_picture_that_lies_on_its_side_is_left_so_with_a_word():
+    image = Image.fromarray(RED_TOP)
+    image.getexif()[0x0112] = 6
+    with pytest.warns(UserWarning, match="ImageOps.exif_transpose"):
+        assert convert_image(image).shape == RED_TOP.shape
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png: No such file"):
+        read_image(str(tmp_path / "gone.png"))
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.png: the file is empty"):
+        read_image(str(tmp_path / "a.png"))
+    (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(RED_TOP)))
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), RED_TOP)

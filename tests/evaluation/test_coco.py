@@ -8,10 +8,10 @@ from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import coco_dataset
 from effdet_jax.evaluation.coco import (
     METRICS,
-    coco_results,
     evaluate_coco,
     write_results,
 )
+from effdet_jax.inference.result import coco_results
 from tests.conftest import shared
 from tests.doubles import source_options
 
@@ -111,15 +111,6 @@ def test_nothing_found_is_zero():
 def test_results_of_unknown_images_are_an_error():
     with pytest.raises(ValueError, match="results of 1 images that aren't in the data set: 7"):
         evaluate_coco(dataset(), [found(7)])
-
-
-def test_rows_have_the_data_sets_ids_and_xywh():
-    rows = coco_results(
-        "a", np.array([[1.0, 2.0, 11.0, 32.0]]), np.array([0.25]), np.array([1]), LABELS
-    )
-    assert rows == [
-        {"image_id": "a", "category_id": 9, "bbox": [2.0, 1.0, 30.0, 10.0], "score": 0.25}
-    ]
 
 
 def test_results_are_written_into_a_new_folder(tmp_path):

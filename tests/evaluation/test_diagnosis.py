@@ -5,7 +5,7 @@ import pytest
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import coco_dataset
-from effdet_jax.evaluation.coco import coco_results, evaluate_coco
+from effdet_jax.evaluation.coco import evaluate_coco
 from effdet_jax.evaluation.diagnosis import (
     Circumstances,
     best_overlap,
@@ -14,6 +14,7 @@ from effdet_jax.evaluation.diagnosis import (
     without_classes,
 )
 from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.inference.result import coco_results
 from tests.data.test_subset import Labelled
 
 NAMES = ClassNames(("a", "b"), (1, 2))

@@ -31,8 +31,8 @@ def test_it_is_what_the_predictor_computes(rng, method):
     found = jax.jit(create_function(model, variables, **options))(image, content)
     assert found.keys() == DETECTIONS.keys()
     # Images of the network's height or width are given to the network as they are, scale 1.
-    predictor = ed.Predictor(model, variables, **options)
-    expected = predictor([image[0], image[1, :70]])
+    predictor = ed.Predictor(model, variables, score_threshold=0.0, **options)
+    expected = predictor.detect([image[0], image[1, :70]])
     np.testing.assert_array_equal(found["labels"], expected.labels)
     np.testing.assert_array_equal(found["valid"], expected.valid)
     np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-6)

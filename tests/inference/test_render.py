@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
+from PIL import ImageColor
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.detection.postprocess import Detections
-from effdet_jax.inference.render import draw_boxes, grid, render
+from effdet_jax.inference.render import COLOURS, draw_boxes, grid, render
 
 LABELS = ClassNames(("cat", "dog"), (5, 9))
 BLACK = np.zeros((120, 160, 3), np.uint8)
@@ -29,10 +31,65 @@ def test_uncertain_and_invalid_ones_are_not_drawn():
     assert render(BLACK, one_box(score=0.2), LABELS, score_threshold=0.1).any()
 
 
-def test_a_name_at_the_border_stays_inside():
-    drawn = draw_boxes(BLACK, np.array([[0.0, 0.0, 119.0, 159.0]]), np.array([0]), LABELS)
-    colour = np.array(drawn[-2, 60])  # Of the frame, and of the ground its name is written on.
-    assert (drawn[3:9, 3:16] == colour).all(-1).mean() > 0.3
+@pytest.mark.parametrize("side", [64, 128, 512, 2000])
+@pytest.mark.parametrize("where", ["middle", "corner", "whole"])
+def test_the_ground_lies_around_the_name(side, where):
+    image = np.full((side, side, 3), 90, np.uint8)
+    box = {
+        "middle": (side * 0.4, side * 0.2, side * 0.8, side * 0.7),
+        "corner": (0, side * 0.8, side * 0.2, side),
+        "whole": (0, 0, side, side),
+    }[where]
+    boxes, classes = np.array([box]), np.array([0])
+    named = draw_boxes(image, boxes, classes, LABELS, np.array([0.87]))
+    assert named.shape == image.shape
+    dark = named[..., 0] < 60  # The letters, as nothing else is.
+    (top, left), (bottom, right) = np.argwhere(dark).min(0), np.argwhere(dark).max(0)
+    assert bottom - top >= max(5, side / 70) and right - left > 3 * (bottom - top)
+    # Inside the image, and all of a line around the letters is ground.
+    assert min(top, left) > 0 and max(bottom, right) < side - 1
+    around = (named != image).any(-1)[top - 1 : bottom + 2, left - 1 : right + 2]
+    assert all(edge.all() for edge in (around[0], around[-1], around[:, 0], around[:, -1]))
+
+
+def test_names_on_a_small_image_hide_no_box():
+    image = np.zeros((128, 128, 3), np.uint8)
+    boxes = np.array([(20, 10, 60, 50), (34, 30, 80, 120), (90, 5, 126, 60), (0, 80, 30, 128)])
+    classes, scores = np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6])
+    drawn = draw_boxes(image, boxes, classes, LABELS, scores)
+    frames = hidden = 0
+    for (top, left, bottom, right), label in zip(boxes, classes):
+        colour = ImageColor.getrgb(COLOURS[label])
+        edges = [drawn[y, left:right] for y in (top, bottom - 1)]
+        edges += [drawn[top:bottom, x] for x in (left, right - 1)]
+        for edge in edges:
+            frames += len(edge)
+            hidden += np.sum((edge != colour).any(-1))
+    assert hidden < 0.05 * frames
+
+
+def test_a_name_is_one_line_no_wider_than_the_image():
+    box, cat = np.array([[40.0, 10.0, 90.0, 60.0]]), np.array([0])
+    lines = draw_boxes(BLACK, box, cat, ClassNames(("big\n\tcat\n",), (1,)), np.array([0.5]))
+    one = draw_boxes(BLACK, box, cat, ClassNames(("big cat",), (1,)), np.array([0.5]))
+    np.testing.assert_array_equal(lines, one)
+    long = [
+        draw_boxes(BLACK, box, cat, ClassNames(("m" * length,), (1,)), np.array([0.5]))
+        for length in (30, 300, 3000)
+    ]
+    np.testing.assert_array_equal(long[0], long[1])
+    np.testing.assert_array_equal(long[1], long[2])
+
+
+def test_a_small_image_is_enlarged_if_asked():
+    image = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
+    nothing = np.zeros((0, 4)), np.zeros(0, int)
+    four = draw_boxes(image, *nothing, least_side=200)  # The least whole factor: 240×320.
+    np.testing.assert_array_equal(four, image.repeat(4, axis=0).repeat(4, axis=1))
+    np.testing.assert_array_equal(draw_boxes(image, *nothing, least_side=60), image)
+    drawn = render(np.zeros_like(image), one_box((20, 10, 50, 70)), LABELS, least_side=200)
+    rows, columns = np.nonzero(drawn[100:].any(-1))
+    assert (rows.max() + 100, columns.min(), columns.max()) == (199, 40, 279)
 
 
 def test_without_labels_and_without_boxes():

@@ -41,10 +41,10 @@ def test_detections_are_drawn_on_the_first_images_which_are_read_once(pictures):
         pictures.write_detections(step, {1: found((5.0, 10.0, 25.0, 30.0))})
     assert source.read == list(range(9))
     picture = np.asarray(Image.open(folder / "val_detections.jpg"))
-    assert picture.shape == (90, 120, 3)  # 3 × 3 images of 30×40.
-    second = picture[:30, 40:80].astype(int)
-    assert np.abs(second[23:26, 12:28] - 1).max() > 90  # The lower side of the box.
-    assert np.abs(picture[:30, :40].astype(int)).max() < 30  # Image 0, black.
+    assert picture.shape == (810, 1080, 3)  # 3 × 3 images of 30×40, nine times as large.
+    second = picture[:270, 360:720].astype(int)
+    assert np.abs(second[220:226, 100:260] - 1).max() > 90  # The lower side of the box.
+    assert np.abs(picture[:270, :350].astype(int)).max() < 30  # Image 0, black.
 
 
 def test_less_certain_detections_than_asked_for_are_not_drawn(pictures):
@@ -61,5 +61,5 @@ def test_the_batch_is_drawn_without_padding(pictures):
         0, {"image": np.zeros((2, 64, 64, 3), np.uint8), "boxes": boxes, "labels": labels}
     )
     picture = np.asarray(Image.open(folder / "train_batch.jpg")).astype(int)
-    assert picture.shape == (64, 128, 3)
-    assert picture[:, :64].max() > 150 and picture[:, 72:].max() < 30
+    assert picture.shape == (256, 512, 3)  # Four times as large.
+    assert picture[:, :256].max() > 150 and picture[:, 264:].max() < 30

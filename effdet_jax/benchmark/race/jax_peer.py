@@ -62,8 +62,8 @@ def _forward(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
 
 def _detect(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
     photos = arrays["photos"]
-    predictor = Predictor(model, variables, batch_size=len(photos))
-    return lambda: predictor(photos), predictor(photos).scores
+    predictor = Predictor(model, variables, batch_size=len(photos), score_threshold=0.0)
+    return lambda: predictor.detect(photos), predictor.detect(photos).scores
 
 
 def _postprocess(model: Detector, variables: Any, arrays: dict[str, np.ndarray]):
