@@ -25,7 +25,7 @@ from effdet_jax.data.locate import SUFFIXES as IMAGES
 from effdet_jax.inference.inputs import Inputs, find_inputs
 from effdet_jax.inference.load import load
 from effdet_jax.inference.outputs import FORMATS, ROWS, OutputFolder, Outputs
-from effdet_jax.inference.predictor import SCORE_THRESHOLD, Predictor, stored_score_threshold
+from effdet_jax.inference.predictor import SCORE_THRESHOLD, Predictor
 from effdet_jax.inference.result import Result, save_picture
 from effdet_jax.inference.tally import Tally
 from effdet_jax.inference.tiles import Tiled
@@ -145,9 +145,11 @@ def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
     """The score threshold and where it is from."""
     if given is not None:
         return given, "as asked"
-    stored = stored_score_threshold(model)
-    if stored is not None:
-        return stored, "F1 was best there in validation; --score_threshold=… sets another"
+    if model.score_threshold is not None:
+        return (
+            model.score_threshold,
+            "F1 was best there in validation; --score_threshold=… sets another",
+        )
     return SCORE_THRESHOLD, "the checkpoint knows no better one; --score_threshold=… sets another"
 
 

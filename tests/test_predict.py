@@ -137,7 +137,8 @@ def test_formats_without_pictures(photos, kind, expected):
 
 
 def test_the_threshold_is_the_one_of_the_checkpoint_unless_asked(photos, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "stored_score_threshold", lambda model: 0.95)
+    knowing = Detector(tiny_spec(), NAMES, score_threshold=0.95)
+    monkeypatch.setattr(predict, "load", lambda *_, **__: (knowing, {}))
     run("photos/a.png")
     said = capsys.readouterr().out
     assert "score_threshold 0.95: F1 was best there in validation" in said

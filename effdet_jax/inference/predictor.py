@@ -25,11 +25,6 @@ from effdet_jax.model.detector import Detector
 SCORE_THRESHOLD = 0.3
 
 
-def stored_score_threshold(model: Detector) -> float | None:
-    """The score threshold of the best F1 that the model's run measured, None if it is unknown."""
-    return getattr(model, "score_threshold", None)
-
-
 def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
     """`(variables, batch) → Detections` in pixels of the original images: all of inference.
 
@@ -91,7 +86,7 @@ class Predictor:
         **options: Any,
     ):
         if score_threshold is None:
-            stored = stored_score_threshold(model)
+            stored = model.score_threshold
             score_threshold = SCORE_THRESHOLD if stored is None else stored
         options["score_threshold"] = score_threshold
         _check_options(model, batch_size, options)

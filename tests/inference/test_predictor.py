@@ -113,12 +113,12 @@ def test_a_grey_image_is_read_with_a_word():
     np.testing.assert_array_equal(found.boxes, same.boxes)
 
 
-def test_the_threshold_is_asked_for_or_the_models_own_or_a_default(monkeypatch):
+def test_the_threshold_is_asked_for_or_the_models_own_or_a_default():
     model, variables = tiny()
     assert ed.Predictor(model, variables).score_threshold == 0.3
-    monkeypatch.setattr(predictors, "stored_score_threshold", lambda model: 0.42)
-    assert ed.Predictor(model, variables).score_threshold == 0.42
-    assert ed.Predictor(model, variables, score_threshold=0.1).score_threshold == 0.1
+    knowing = model.clone(score_threshold=0.42)
+    assert ed.Predictor(knowing, variables).score_threshold == 0.42
+    assert ed.Predictor(knowing, variables, score_threshold=0.1).score_threshold == 0.1
     scores = predictor()(picture(0, 30, 50)).scores
     some = ed.Predictor(model, variables, score_threshold=float(scores[3]), max_detections=20)
     assert len(some(picture(0, 30, 50))) == np.sum(scores >= scores[3])
