@@ -23,6 +23,8 @@ from effdet_jax.spec import ModelSpec
 
 # Folders of a workdir. 'best' is preferred for inference, 'last' is what training resumes from.
 LAST, BEST = "checkpoints/last", "checkpoints/best"
+# Among the metrics of an evaluation: the score threshold with the best F1.
+THRESHOLD = "eval/score_threshold"
 
 
 class CheckpointError(UserError):
@@ -48,6 +50,11 @@ class Metadata:
     step: int = 0
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dtype: str = "float32"
+
+    @property
+    def score_threshold(self) -> float | None:
+        """Of that evaluation, the one with the best F1; None if it found nothing, or wasn't looked for."""
+        return self.metrics.get(THRESHOLD)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -235,7 +242,8 @@ def restore_model(
     checkpoints = find_checkpoint(path)
     metadata = checkpoints.metadata()
     dtype = jnp.dtype(metadata.dtype if dtype is None else dtype)
-    model = Detector(metadata.spec, metadata.class_names, dtype)
+    threshold = metadata.score_threshold
+    model = Detector(metadata.spec, metadata.class_names, dtype, score_threshold=threshold)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = abstract_arrays(abstract_variables(model), sharding)
     variables = checkpoints.restore(ema=abstract)["ema"]

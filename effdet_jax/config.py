@@ -179,6 +179,7 @@ def get_config() -> ConfigDict:
     config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
     config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.
+    config.eval.loss = True  # Whether the loss on the validation images is computed, too.
     config.eval.protocol = "default"  # 'default' or 'published', the tables in `PROTOCOLS`.
     config.eval.method = ""  # NMS: 'hard', or 'gaussian' for soft-NMS; '' is the protocol's own.
     config.eval.iou_threshold = -1.0  # Of hard NMS; -1 is the protocol's own, here and below.

@@ -1,6 +1,6 @@
-"""COCO metrics of a checkpoint on a data set.
+"""COCO metrics of a checkpoint on a data set, and what lies behind them.
 
-python -m effdet_jax.evaluate --checkpoint=runs/shapes
+python -m effdet_jax.evaluate --checkpoint=runs/shapes --output=evaluated
 
 The data is the validation split the run was configured with, unless --config names another.
 """
@@ -20,9 +20,9 @@ from effdet_jax.cli import define_config_flag, define_process_flags, run
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.subset import spread
+from effdet_jax.detection.objective import Objective, format_loss
 from effdet_jax.distributed.mesh import create_mesh
 from effdet_jax.distributed.processes import connected
-from effdet_jax.evaluation.coco import write_results
 from effdet_jax.evaluation.diagnosis import (
     NUM_TRAIN_IMAGES,
     Circumstances,
@@ -30,6 +30,7 @@ from effdet_jax.evaluation.diagnosis import (
     needs_diagnosis,
 )
 from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
 from effdet_jax.model.detector import Detector
@@ -60,7 +61,9 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "batch_size": flags.DEFINE_integer(
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
         ),
-        "output": flags.DEFINE_string("output", "", "COCO results JSON to write"),
+        "output": flags.DEFINE_string(
+            "output", "", "folder to write; or a NAME.json for COCO's result rows alone"
+        ),
         **define_process_flags(),
     }
 
@@ -77,6 +80,7 @@ def main(
     output: str,
     **processes: Any,
 ) -> int:
+    check_output(output)
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint, data_dir)
@@ -92,7 +96,8 @@ def main(
         source = open_split(experiment, split, model)
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
-        evaluator = experiment.create_evaluator(model, source, create_mesh(jax.device_count()))
+        mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
+        evaluator = experiment.create_evaluator(model, source, mesh, objective)
         variables = jax.device_get(variables)
         smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
         with memory_explained(lambda: [smaller]):
@@ -101,7 +106,7 @@ def main(
         if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
             print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
         if output and jax.process_index() == 0:
-            write_results(output, result.results)
+            write_output(output, result)
         return 0
 
 
@@ -120,12 +125,28 @@ def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
     return match_classes(source, model.class_names)
 
 
+def loss_of_run(experiment: Experiment, model: Detector) -> Objective | None:
+    """What the run minimised; None, and a line why, where its class weights can't be known."""
+    loss = experiment.asked.loss
+    if not experiment.asked.eval.loss:
+        return None
+    try:
+        if not loss.class_weights or experiment.class_names == model.class_names:
+            return experiment.create_objective(model.spec)
+        why = "are of other classes than the model's"
+    except DataError as error:
+        why = f"need the training data: {error}"
+    print(f"no loss    the weights of --config.loss.class_weights={loss.class_weights} {why}")
+    return None
+
+
 def result_lines(result: Evaluation) -> list[str]:
-    """To print: images that couldn't be read, counts, metrics."""
+    """To print: images that couldn't be read, counts, loss, metrics, classes."""
+    loss = f", loss {format_loss(result.loss)}" if result.loss else ""
     return [
         *result.warnings,
-        f"{result.metrics.num_images} images, {len(result.results)} detections",
-        *result.metrics.lines(),
+        f"{result.metrics.num_images} images, {len(result.results)} detections{loss}",
+        *result.lines(),
     ]
 
 

@@ -212,8 +212,13 @@ class Experiment(ExperimentData):
     @functools.cached_property
     def objective(self) -> Objective:
         """Targets, loss and decoding of the model's heads."""
-        class_weights = self.data_fit.class_weights
-        return create_objective(self.spec, {**self.config.loss, "class_weights": class_weights})
+        return self.create_objective(self.spec)
+
+    def create_objective(self, spec: ModelSpec) -> Objective:
+        """That of any model with these classes; opens the training data if classes have weights."""
+        loss = self.asked.loss  # It has no knob that the data decide.
+        weights = self.data_fit.class_weights if loss.class_weights else None
+        return create_objective(spec, {**loss, "class_weights": weights})
 
     @functools.cached_property
     def step(self) -> Step:
@@ -295,13 +300,20 @@ class Experiment(ExperimentData):
         }
 
     def create_evaluator(
-        self, model: Detector, source: Source, mesh: Mesh
+        self, model: Detector, source: Source, mesh: Mesh, objective: Objective | None = None
     ) -> Callable[..., Evaluation]:
-        """`variables → Evaluation` of any model on any source, by this config's protocol."""
+        """`variables → Evaluation` of any model on any source, by this config's protocol.
+
+        Args:
+          objective: for the loss, None for none.
+        """
         batch_size = self.asked.eval.batch_size or self.batch_size
-        return create_evaluator(model, source, mesh, batch_size=batch_size, **self.detect_options)
+        return create_evaluator(
+            model, source, mesh, batch_size=batch_size, objective=objective, **self.detect_options
+        )
 
     @functools.cached_property
     def evaluator(self) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of this model on the validation data, compiled once; needs some."""
-        return self.create_evaluator(self.model, self.val_source, self.mesh)
+        objective = self.objective if self.config.eval.loss else None
+        return self.create_evaluator(self.model, self.val_source, self.mesh, objective)

@@ -22,6 +22,7 @@ from effdet_jax.checkpoint import Checkpoints
 from effdet_jax.compilation import release_memory
 from effdet_jax.config import ConfigError
 from effdet_jax.data.pipeline import Batch
+from effdet_jax.detection.objective import format_loss
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.evaluation.diagnosis import needs_diagnosis
@@ -217,20 +218,20 @@ def report(
     print(
         "AP "
         + ", ".join(f"{ap:.3f} {name}" for name, ap in aps.items())
-        + (f"; the {chosen} weights:" if len(aps) > 1 else " weights:")
+        + (f"; the {chosen} weights" if len(aps) > 1 else " weights")
+        + (f", loss {format_loss(result.loss)}:" if result.loss else ":")
     )
-    print("  " + "\n  ".join(result.metrics.lines()), flush=True)
+    print("  " + "\n  ".join(result.lines()), flush=True)
     for warning in result.warnings:
         print(warning)
     if result.metrics.num_boxes and needs_diagnosis(aps[chosen], record.ap):
         state = {"step": number, "monitor": monitor, "best_ap": record.ap, "aps": aps}
         lines = advice.why_so_low(experiment, result, variables, **state)
         print("  " + "\n  ".join(lines), flush=True)
-    metrics = {f"eval/{name}": value for name, value in result.metrics.summary.items()}
-    metrics |= {f"eval/{name}/AP": ap for name, ap in aps.items()}
+    metrics = result.scalars() | {f"eval/{name}/AP": ap for name, ap in aps.items()}
     classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
     writer.scalars(number, metrics | classes)
-    pictures.write_detections(number, result.first)
+    pictures.write_detections(number, result.first, result.score_threshold)
     return metrics, variables
 
 

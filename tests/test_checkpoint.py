@@ -165,6 +165,16 @@ def test_metadata_of_version_0_1_is_read():
     assert Metadata.from_dict(fields).dtype == "float32"
 
 
+def test_the_threshold_of_the_newest_evaluation_comes_with_the_model(tmp_path):
+    assert at(1).score_threshold is None  # As in checkpoints of before there was one.
+    metadata = at(1, **{"eval/score_threshold": 0.41})
+    assert Metadata.from_dict(metadata.to_dict()).score_threshold == 0.41
+    checkpoints = Checkpoints(tmp_path / BEST)
+    checkpoints.save(metadata, ONE, random_variables(Detector(SPEC)))
+    checkpoints.close()
+    assert restore_model(tmp_path)[0].score_threshold == 0.41
+
+
 def test_a_model_computes_as_its_run_evaluated_unless_asked(tmp_path):
     checkpoints = Checkpoints(tmp_path / BEST)
     metadata = dataclasses.replace(at(1), dtype="bfloat16")

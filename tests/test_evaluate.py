@@ -11,8 +11,11 @@ from effdet_jax.classes import ClassNames
 from effdet_jax.config import PROTOCOLS, ConfigError, plain
 from effdet_jax.data.example import DataError
 from effdet_jax.data.synthetic import NAMES
+from effdet_jax.detection.retina import Retina
 from effdet_jax.evaluation.coco import METRICS, CocoMetrics
 from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.experiment import Experiment
+from effdet_jax.files import DestinationError
 from effdet_jax.model.detector import Detector
 from tests.doubles import make_folder
 from tests.tiny import random_variables, tiny_config, tiny_spec
@@ -40,6 +43,8 @@ def evaluated(monkeypatch):
     asked = []
 
     def create_evaluator(model, source, mesh, **options):
+        objective = options.pop("objective")
+        assert isinstance(objective, Retina) and objective.spec == model.spec
         asked.append((model, options))
         return lambda variables, other=None: Evaluation(
             CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 1, 1), [], [], {}
@@ -102,6 +107,30 @@ def test_result_rows_have_the_ids_of_the_file_and_need_no_ground_truth(workdir, 
     assert found and {row["image_id"] for row in found} == {7}
     assert {row["category_id"] for row in found} <= set(range(30, 36))
     assert "no ground truth, no AP" in capsys.readouterr().out
+
+
+def test_a_folder_to_write_into_is_looked_at_first(tmp_path):
+    (tmp_path / "mine").write_text("here")
+    with pytest.raises(DestinationError, match="is a file: give a folder"):
+        evaluate.main(**FLAGS | {"checkpoint": "nowhere", "output": str(tmp_path / "mine")})
+
+
+def test_a_loss_needs_the_weights_of_the_models_own_classes(tmp_path, capsys):
+    make_folder(tmp_path)
+    model = Detector(tiny_spec(), ClassNames(("dog", "cat"), (2, 5)))
+    changes = {"data.dir": str(tmp_path), "loss.class_weights": "cat:2"}
+
+    def asked(model=model, **others):
+        return evaluate.loss_of_run(Experiment.from_config(tiny_config(**changes | others)), model)
+
+    assert asked()._loss["class_weights"] == (1.0, 2.0)
+    assert asked(**{"loss.class_weights": ""})._loss["class_weights"] is None
+    assert asked(**{"eval.loss": False}) is None and not capsys.readouterr().out
+    assert asked(**{"data.dir": str(tmp_path / "gone")}) is None
+    said = capsys.readouterr().out
+    assert "no loss    the weights of --config.loss.class_weights=cat:2 need the training" in said
+    assert asked(Detector(tiny_spec(), ClassNames(("a", "b"), (1, 2)))) is None
+    assert "are of other classes than the model's" in capsys.readouterr().out
 
 
 def test_a_split_that_is_not_there(workdir, tmp_path):

@@ -64,6 +64,7 @@ def test_a_workdir_and_a_folder_predict_what_they_did(written):
     (model, variables), (same, copied) = (ed.load(written / name) for name in ("workdir", "folder"))
     assert same.spec == model.spec and same.class_names == model.class_names
     assert model.dtype == same.dtype == np.float32
+    assert model.score_threshold is same.score_threshold is None
     jax.tree.map(np.testing.assert_array_equal, copied, variables)
     config = evaluate.stored_config(str(written / "workdir"))
     scenes = Experiment.from_config(config).val_source

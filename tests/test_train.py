@@ -84,9 +84,12 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     assert [row["step"] for row in written if "eval/AP" in row] == [4, 8, 12]
     assert {"loss/total", "loss/class", "loss/box", "optim/learning_rate"} <= written[0].keys()
     assert {f"eval/{name}" for name in METRICS} <= written[-1].keys()
+    parts = [written[-1][f"eval/loss/{part}"] for part in ("total", "class", "box")]
+    assert parts[0] == pytest.approx(parts[1] + 50 * parts[2], rel=1e-4)
+    assert f" weights, loss {parts[0]:.4f} (box {parts[2]:.4g}, class {parts[1]:.4g}):" in output
     board = EventAccumulator(str(workdir / "tensorboard"))
     board.Reload()
-    assert len(board.Scalars("loss/total")) == 12
+    assert len(board.Scalars("loss/total")) == 12 and len(board.Scalars("eval/loss/total")) == 3
     assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
     assert Image.open(workdir / "train_batch.jpg").size == (128, 128)  # 2 × 2 images of 64.
     assert Image.open(workdir / "val_detections.jpg").size == (192, 192)  # 3 × 3 of them.
@@ -144,16 +147,22 @@ def test_without_validation_data_nothing_is_evaluated(run_command, tmp_path):
 def test_evaluate_writes_results_with_the_original_ids(run_command, trained, tmp_path):
     workdir, _ = trained
     status, output = run_command(
-        "evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'r.json'}"
+        "evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'out'}"
     )
     assert status == 0, output
-    assert "8 images, 800 detections" in output and "AP50" in output and "circle" in output
-    results = json.loads((tmp_path / "r.json").read_text())
+    assert "8 images, 800 detections, loss " in output and "best F1" in output
+    assert "circle" in output and "AP50       AR" in output
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert {row["image_id"] for row in results} == set(range(8))
     assert {row["category_id"] for row in results} <= set(range(1, 9))
     # As the run itself evaluated its best.
     metrics = Checkpoints(workdir / BEST).metadata().metrics
     assert f"AP {metrics['eval/AP']:.3f}  AP50 {metrics['eval/AP50']:.3f}" in output
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert numbers["summary"]["AP"] == pytest.approx(metrics["eval/AP"], abs=1e-6)
+    assert numbers["score_threshold"] == metrics.get("eval/score_threshold")
+    classes = (tmp_path / "out" / "classes.csv").read_text().splitlines()
+    assert len(classes) == 7 and classes[1].startswith("circle,")
 
 
 def test_predict_draws_and_lists_and_names_what_it_cannot_read(run_command, trained, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from effdet_jax.checkpoint import find_checkpoint, is_checkpoint, restore_model
+from effdet_jax.checkpoint import THRESHOLD, find_checkpoint, is_checkpoint, restore_model
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.cli import run
 from effdet_jax.config import parse_size
@@ -162,7 +162,9 @@ def _read_weights(path: str, model: str, raw: bool, changes: Mapping[str, Any]) 
             origin += f" {note.split(' (')[0].capitalize()}."
     class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
     known = weights.class_names is not None or class_names == COCO
-    return _Source(spec, class_names, known, variables, origin, {}, notes)
+    threshold = weights.score_threshold
+    metrics = {} if threshold is None else {THRESHOLD: threshold}
+    return _Source(spec, class_names, known, variables, origin, metrics, notes)
 
 
 def _with_class_head(source: _Source, asked: int, drop_head: bool) -> _Source:
@@ -212,7 +214,8 @@ def _write(destination: str, kind: str, source: _Source, *, overwrite: bool) -> 
         if kind == "folder":
             return _write_folder(aside, source)
         known = source.class_names if source.classes_known else None
-        count = write_tensors(aside, kind, source.spec, source.variables, known)
+        threshold = source.metrics.get(THRESHOLD)
+        count = write_tensors(aside, kind, source.spec, source.variables, known, threshold)
         if kind == "automl":
             tensors = tensors_for(kind, source.spec, source.variables)
             with put_in_place(f"{destination}.json", overwrite=overwrite) as manifest:

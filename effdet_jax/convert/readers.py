@@ -44,6 +44,7 @@ DETECTORS = {
 }
 # What `write.write_tensors` adds to a file's metadata, and a folder of timm's on the hub.
 SPEC, CLASS_NAMES = "effdet_jax.spec", "effdet_jax.labels"
+SCORE_THRESHOLD = "effdet_jax.score_threshold"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # Names that betray what a file is, if it is nothing that can be read.
 _LOOKS_LIKE = {
@@ -65,7 +66,7 @@ class Weights:
       tensors: by name; bookkeeping such as optimizer slots is left out.
       notes: what was found, chosen and left out on the way, a line each.
       architecture: the network's name in its own program, 'tf_efficientdet_d0', if the file has it.
-      spec, class_names: of a detector that was written by this package.
+      spec, class_names, score_threshold: of a detector that was written by this package.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Weights:
     architecture: str = ""
     spec: ModelSpec | None = None
     class_names: ClassNames | None = None
+    score_threshold: float | None = None
 
     @property
     def backbone_only(self) -> bool:
@@ -172,13 +174,15 @@ def _read_hub_folder(
 
 
 def _described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Spec and class names that this package wrote into a file's metadata."""
+    """Spec, class names and score threshold that this package wrote into a file's metadata."""
     try:
         about: dict[str, Any] = {}
         if SPEC in metadata:
             about["spec"] = ModelSpec.from_dict(json.loads(metadata[SPEC]))
         if CLASS_NAMES in metadata:
             about["class_names"] = ClassNames.from_dict(json.loads(metadata[CLASS_NAMES]))
+        if SCORE_THRESHOLD in metadata:
+            about["score_threshold"] = float(metadata[SCORE_THRESHOLD])
     except (KeyError, TypeError, ValueError) as error:
         raise ConversionError(f"'{path}' describes no model of effdet_jax: {error}") from error
     return about

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import detector_variables, rules_for
-from effdet_jax.convert.readers import CLASS_NAMES, SPEC, read_weights
+from effdet_jax.convert.readers import CLASS_NAMES, SCORE_THRESHOLD, SPEC, read_weights
 from effdet_jax.convert.rules import ConversionError, flatten, to_tensors
 from effdet_jax.spec import ModelSpec
 
@@ -71,11 +71,12 @@ def write_tensors(
     spec: ModelSpec,
     variables: Mapping[str, Any],
     class_names: ClassNames | None = None,
+    score_threshold: float | None = None,
 ) -> int:
     """Writes them to a file and reads it back; the number of tensors written.
 
-    A `.safetensors` file also gets the spec, and the classes if given, as metadata: `read_weights`
-    knows the model again whatever its width and depth.
+    A `.safetensors` file also gets the spec, and the classes and the score threshold if given, as
+    metadata: `read_weights` knows the model again whatever its width and depth.
 
     Raises:
       ConversionError: that program has no such model; or what was written reads differently.
@@ -87,6 +88,8 @@ def write_tensors(
         metadata = {"format": "pt" if kind == "effdet" else "tf", SPEC: json.dumps(spec.to_dict())}
         if class_names:
             metadata[CLASS_NAMES] = json.dumps(class_names.to_dict())
+        if score_threshold is not None:
+            metadata[SCORE_THRESHOLD] = str(score_threshold)
         with open(path, "wb") as file:
             file.write(save(tensors, metadata=metadata))
     again = flatten(detector_variables(read_weights(path), spec))

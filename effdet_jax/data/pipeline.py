@@ -17,7 +17,7 @@ from absl import flags
 
 from effdet_jax.data import transforms
 from effdet_jax.data.augment import Augment
-from effdet_jax.data.example import Source
+from effdet_jax.data.example import Source, unreadable
 from effdet_jax.data.sample import AugmentSettings, Sample, create_sample
 from effdet_jax.ops.anchors import IGNORED_LEVEL, feature_size
 
@@ -76,22 +76,26 @@ def eval_batches(
     *,
     image_size: tuple[int, int],
     batch_size: int,
+    max_boxes: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled up with rows whose index is -1.
 
-    Rows hold image, content, valid and index as in training, and
+    Rows hold image, content, boxes, labels, ignored, valid and index as in training, and
       scale: [b] float32 original pixels per input pixel.
       size: [b, 2] float32 (height, width) of the original image.
     All processes get the same number of batches.
+
+    Args:
+      max_boxes: slots for ground truth; of an image with more boxes the first ones are taken.
     """
     rows = batch_size // process_count
     batches = -(-len(source) // batch_size)
     dataset = (
         grain.MapDataset.range(batches * batch_size)
-        .map(_PrepareForEvaluation(source, image_size))
+        .map(_PrepareForEvaluation(source, image_size, max_boxes))
         .batch(rows)
         .slice(slice(process_index, None, process_count))
     )
@@ -138,45 +142,51 @@ class _Prepare(grain.transforms.RandomMap):
         chosen = np.arange(len(sample.boxes))
         if len(chosen) > self._max_boxes:
             chosen = np.sort(rng.permutation(chosen)[: self._max_boxes])
-        left_out = np.delete(sample.boxes, chosen, axis=0)
-        boxes = np.zeros((self._max_boxes, 4), np.float32)
-        boxes[: len(chosen)] = sample.boxes[chosen]
-        labels = np.full(self._max_boxes, -1, np.int32)
-        labels[: len(chosen)] = sample.labels[chosen]
         return {
-            "image": sample.image,
-            "content": np.array(sample.content, np.int32),
-            "boxes": boxes,
-            "labels": labels,
-            "ignored": touched_cells(left_out, sample.image.shape[:2]),
+            **_as_arrays(sample, chosen, self._max_boxes),
             "valid": np.bool_(not example.error),
             "index": np.int64(index),
-            "dropped": np.int32(example.dropped + len(left_out)),
+            "dropped": np.int32(example.dropped + len(sample.boxes) - len(chosen)),
         }
 
 
 class _PrepareForEvaluation(grain.transforms.Map):
     """Index → evaluation element; indices beyond the source give padding rows."""
 
-    def __init__(self, source, image_size):
-        self._source, self._size = source, tuple(image_size)
+    def __init__(self, source: Source, image_size: tuple[int, int], max_boxes: int):
+        self._source, self._size, self._max_boxes = source, tuple(image_size), max_boxes
 
     def map(self, index: int) -> Batch:
-        if index >= len(self._source):
-            return self._row(np.zeros((1, 1, 3), np.uint8), -1, valid=False)
-        example = self._source[int(index)]
-        return self._row(example.image, index, valid=not example.error)
-
-    def _row(self, image: np.ndarray, index: int, *, valid: bool) -> Batch:
-        canvas, content = transforms.letterbox(image, transforms.fit(image.shape[:2], self._size))
+        if index < len(self._source):
+            example = self._source[int(index)]
+        else:
+            example, index = unreadable("", (1, 1), "padding"), -1
+        size = example.image.shape[:2]
+        sample = create_sample(example).letterbox(transforms.fit(size, self._size))
+        chosen = np.arange(min(len(sample.boxes), self._max_boxes))
         return {
-            "image": canvas,
-            "content": np.array(content, np.int32),
-            "scale": np.float32(transforms.image_scale(image.shape[:2], self._size)),
-            "size": np.array(image.shape[:2], np.float32),
-            "valid": np.bool_(valid),
+            **_as_arrays(sample, chosen, self._max_boxes),
+            "scale": np.float32(transforms.image_scale(size, self._size)),
+            "size": np.array(size, np.float32),
+            "valid": np.bool_(not example.error),
             "index": np.int64(index),
         }
+
+
+def _as_arrays(sample: Sample, chosen: np.ndarray, max_boxes: int) -> Batch:
+    """A sample on the network's canvas with the `chosen` of its boxes in `max_boxes` slots."""
+    boxes = np.zeros((max_boxes, 4), np.float32)
+    boxes[: len(chosen)] = sample.boxes[chosen]
+    labels = np.full(max_boxes, -1, np.int32)
+    labels[: len(chosen)] = sample.labels[chosen]
+    left_out = np.delete(sample.boxes, chosen, axis=0)
+    return {
+        "image": sample.image,
+        "content": np.array(sample.content, np.int32),
+        "boxes": boxes,
+        "labels": labels,
+        "ignored": touched_cells(left_out, sample.image.shape[:2]),
+    }
 
 
 def touched_cells(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

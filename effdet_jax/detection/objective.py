@@ -50,6 +50,20 @@ class Objective(Protocol):
         """
 
 
+def format_loss(parts: Mapping[str, float]) -> str:
+    """'0.7012 (box 0.003, class 0.55)': the total of a loss, and its parts, for a line to print.
+
+    Args:
+      parts: by metric name; those that don't begin with 'loss/' are left out.
+    """
+    shown = ", ".join(
+        f"{name.removeprefix('loss/')} {value:.4g}"
+        for name, value in parts.items()
+        if name.startswith("loss/") and name != "loss/total"
+    )
+    return f"{parts['loss/total']:.4f} ({shown})"
+
+
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,

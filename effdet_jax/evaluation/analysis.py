@@ -18,6 +18,7 @@ from effdet_jax.classes import ClassNames
 from effdet_jax.evaluation.coco import METRICS, run_coco
 
 THRESHOLDS = np.arange(1, 100) / 100  # Score thresholds that are tried.
+MOST_LINES = 20  # Classes that are printed.
 MATCHED = 0.5  # Least IoU of a detection that finds an object.
 # Of `COCOeval.params.areaRng`, and what they are called; sides of a square of that area.
 SIZES = {1: "small (below 32 px)", 2: "medium (32 to 96 px)", 3: "large (above 96 px)"}
@@ -101,6 +102,23 @@ class Analysis:
     sizes: tuple[SizeAnalysis, ...]
     confusion: np.ndarray
     images: tuple[ImageAnalysis, ...]
+
+    def lines(self) -> list[str]:
+        """The best F1, and a table of the classes with boxes if they are few, to print."""
+        lines = [f"best F1 {self.best_f1:.3f} at score threshold {self.threshold:.2f}"]
+        classes = [one for one in self.classes if one.num_boxes]
+        if not classes or len(classes) > MOST_LINES:
+            return lines
+        head = "images", "boxes", "AP", "AP50", "AR", "best F1", "at score"
+        lines.append(f"  {'class':24s}" + "".join(f"{title:>9s}" for title in head))
+        for one in classes:
+            numbers = (one.ap, one.ap50, one.ar, one.best_f1)
+            lines.append(
+                f"  {one.name:24s}{one.num_images:9d}{one.num_boxes:9d}"
+                + "".join(f"{number:9.3f}" for number in numbers)
+                + f"{one.threshold:9.2f}"
+            )
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, by the attributes' names."""

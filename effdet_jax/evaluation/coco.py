@@ -38,16 +38,13 @@ class CocoMetrics:
     num_boxes: int
 
     def lines(self) -> list[str]:
-        """A table to print."""
+        """To print."""
         if not self.num_boxes:
             return ["no ground truth, no AP"]
-        lines = [
+        return [
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[:6]),
             "  ".join(f"{name} {self.summary[name]:.3f}" for name in METRICS[6:]),
         ]
-        if len(self.per_class) <= 20:
-            lines += [f"  {name:24s} AP {value:.3f}" for name, value in self.per_class.items()]
-        return lines
 
 
 def coco_results(

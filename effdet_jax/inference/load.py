@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from effdet_jax.checkpoint import is_checkpoint, restore_model
+from effdet_jax.checkpoint import THRESHOLD, is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
-from effdet_jax.convert.folder import is_folder, read_folder
+from effdet_jax.convert.folder import folder_notes, is_folder, read_folder
 from effdet_jax.convert.readers import Weights, read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
@@ -32,12 +32,16 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
       dtype: of the computation; if not given, that of the run's own evaluations, float32 for
         what is no run.
 
+    Returns:
+      The detector, whose `score_threshold` is that of the best F1 where a training run knew it.
+
     Raises:
       CheckpointError, ConversionError: there is no model, or it can't be read.
     """
     path = _local(os.fspath(path))
     if is_folder(path):
         spec, class_names, variables = read_folder(path)
+        threshold = folder_notes(path)[1].get(THRESHOLD)
     elif is_checkpoint(path):
         return restore_model(path, dtype=dtype)
     else:
@@ -45,8 +49,10 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
         spec = guess_spec(weights)
         class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
         variables = detector_variables(weights, spec)
+        threshold = weights.score_threshold
     dtype = jnp.float32 if dtype is None else dtype
-    return Detector(spec, class_names, dtype), jax.device_put(variables)
+    model = Detector(spec, class_names, dtype, score_threshold=threshold)
+    return model, jax.device_put(variables)
 
 
 def initial_kind(path: str) -> str:

@@ -16,6 +16,15 @@ from effdet_jax.model.detector import Detector
 def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
     """`(variables, batch) → Detections` in pixels of the original images: all of inference.
 
+    See `create_decode` for the rest.
+    """
+    decode = create_decode(model, **options)
+    return lambda variables, batch: decode(model.apply(variables, model.preprocess(batch)), batch)
+
+
+def create_decode(model: Detector, **options: Any) -> Callable[..., Detections]:
+    """`(outputs, batch) → Detections` in pixels of the original images: what follows the network.
+
     The batch holds image [B, H, W, 3] uint8, content [B, 2], scale [B] and size [B, 2], as
     `data.pipeline.eval_batches` makes it. Not jitted; pure.
 
@@ -25,12 +34,11 @@ def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
     """
     objective = create_objective(model.spec)
 
-    def run(variables, batch):
-        outputs = model.apply(variables, model.preprocess(batch))
+    def decode(outputs, batch):
         found = objective.decode(outputs, **options)
         return to_image(found, batch["scale"], batch["size"])
 
-    return run
+    return decode
 
 
 class Predictor:

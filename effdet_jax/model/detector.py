@@ -77,12 +77,15 @@ class Detector(nn.Module):
       class_names: names and ids of the classes, if known; not used by the network.
       dtype: of the computation; parameters, statistics and losses stay float32.
       remat: one of `REMAT`. Parameters and results are the same with each.
+      score_threshold: least score with the best F1, as its run evaluated it, if known; not used by
+        the network.
     """
 
     spec: ModelSpec
     class_names: ClassNames | None = None
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    score_threshold: float | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> Any:

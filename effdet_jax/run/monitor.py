@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from effdet_jax.detection.objective import format_loss
 from effdet_jax.errors import UserError
 
 DIVERGED, PATIENCE = 3.0, 3  # Times the smallest loss, for so many intervals: that is no noise.
@@ -202,14 +203,8 @@ def format_line(step: int, total: int, metrics: Mapping[str, float], remaining: 
       metrics: of the interval; names that begin with 'loss/' are the parts.
       remaining: seconds to the end of the run.
     """
-    parts = ", ".join(
-        f"{name.removeprefix('loss/')} {value:.4g}"
-        for name, value in metrics.items()
-        if name.startswith("loss/") and name != "loss/total"
-    )
     return (
-        f"step {step}/{total}  epoch {metrics['epoch']:.1f}  loss {metrics['loss/total']:.4f} "
-        f"({parts})  "
+        f"step {step}/{total}  epoch {metrics['epoch']:.1f}  loss {format_loss(metrics)}  "
         f"lr {metrics['optim/learning_rate']:.4g}  grad {metrics['optim/grad_norm']:.2f}  "
         f"{metrics['perf/images_per_second']:.1f} images/s  "
         f"data-wait {100 * metrics['data/wait_fraction']:.0f} %  ETA {format_duration(remaining)}"

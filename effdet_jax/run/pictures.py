@@ -41,18 +41,22 @@ class Pictures:
             pictures.append(draw_boxes(image, boxes[real], labels[real], names))
         self._write(step, "train_batch", pictures[:NUM_FIRST])
 
-    def write_detections(self, step: int, detections: Mapping[int, Detections]):
+    def write_detections(
+        self, step: int, detections: Mapping[int, Detections], score_threshold: float | None = None
+    ):
         """`val_detections.jpg`: the first validation images with what was found on them.
 
         Args:
           detections: by the image's index in the source, boxes in the image's pixels; an image
             without an entry is drawn without boxes.
+          score_threshold: less certain ones aren't drawn; `render`'s own if None.
         """
         if jax.process_index():
             return
         names = self._source.class_names
+        options = {} if score_threshold is None else {"score_threshold": score_threshold}
         pictures = [
-            render(image, detections[index], names) if index in detections else image
+            render(image, detections[index], names, **options) if index in detections else image
             for index, image in enumerate(self._images)
         ]
         self._write(step, "val_detections", pictures)

@@ -89,7 +89,8 @@ def test_the_class_head_must_be_spoken_of(tmp_path, effdet_file):
 def test_a_training_run_brings_its_classes_and_results(tmp_path):
     labels, run = ClassNames(("red", "white"), (3, 7)), tmp_path / "run"
     variables = random_variables(Detector(SPEC))
-    metadata = Metadata(SPEC, labels, {"data": {"dir": "/data/cells/"}}, 12, {"eval/AP": 0.25})
+    metrics = {"eval/AP": 0.25, "eval/score_threshold": 0.41}
+    metadata = Metadata(SPEC, labels, {"data": {"dir": "/data/cells/"}}, 12, metrics)
     checkpoints = Checkpoints(run / LAST)
     checkpoints.save(metadata, {"w": np.ones(1)}, variables)
     checkpoints.close()
@@ -97,6 +98,12 @@ def test_a_training_run_brings_its_classes_and_results(tmp_path):
     model, found = ed.load(tmp_path / "out")
     assert (model.spec, model.class_names) == (SPEC, labels)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
+    convert(tmp_path / "out", tmp_path / "w.safetensors")
+    convert(tmp_path / "w.safetensors", tmp_path / "again")
+    for name in ("run", "out", "w.safetensors", "again"):
+        assert ed.load(tmp_path / name)[0].score_threshold == 0.41
+    convert(tmp_path / "out", tmp_path / "new", drop_head=True, num_classes=2)
+    assert ed.load(tmp_path / "new")[0].score_threshold is None
     card = (tmp_path / "out" / "README.md").read_text()
     assert "for 12 steps on 'cells'" in card and "| AP | 0.2500 |" in card and "/data" not in card
     with pytest.raises(ConversionError, match="knows its model: --raw says nothing here"):

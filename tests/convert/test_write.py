@@ -48,9 +48,10 @@ def test_a_changed_model_and_its_classes_are_known_again(tmp_path):
     names = ClassNames(("red", "white"), (3, 7))
     variables = jax.device_get(random_variables(Detector(spec)))
     path = str(tmp_path / "w.safetensors")
-    write_tensors(path, "effdet", spec, variables, names)
+    write_tensors(path, "effdet", spec, variables, names, 0.25)
     weights = read_weights(path)
     assert guess_spec(weights) == spec and weights.class_names == names
+    assert weights.score_threshold == 0.25
 
 
 def test_effdet_gets_its_counters_and_redundant_biases():

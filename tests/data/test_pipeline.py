@@ -155,6 +155,18 @@ def test_evaluation_sees_every_image_once_and_fills_up():
     np.testing.assert_array_equal(batches[0]["size"][0], [20, 30])
 
 
+def test_evaluation_has_the_boxes_on_the_canvas():
+    one, two = eval_batches(Numbers(3, boxes=3), image_size=(32, 32), batch_size=2, max_boxes=4)
+    # 20×30 becomes 21×32 (cut off): 2 · 21 / 20, 3 · 32 / 30, …
+    expected = [2.1, 3.2, 12.6, 13 * 32 / 30]
+    np.testing.assert_allclose(one["boxes"][1], [expected] * 3 + [[0] * 4], rtol=1e-6)
+    np.testing.assert_array_equal(one["labels"], [[0, 0, 0, -1], [1, 1, 1, -1]])
+    assert (two["labels"][1] == -1).all() and not two["ignored"].any()
+    (few,) = eval_batches(Numbers(2, boxes=3), image_size=(32, 32), batch_size=2, max_boxes=1)
+    np.testing.assert_array_equal(few["labels"], [[0], [1]])
+    assert few["ignored"].any(axis=(1, 2)).all()  # Where the other two are.
+
+
 def test_evaluation_splits_over_hosts():
     parts = [
         list(

@@ -182,6 +182,7 @@ with connected(address, 2, index, 60):
     result = evaluate(jitted(find_the_box, mesh), np.zeros(()), source, batches, place, dataset)
     assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in (0, 1, 2, 3, 4, 6)]
     assert result.unreadable == ["image 5"]
+    assert abs(result.loss["loss/total"] - (0 + 1 + 2 + 3 + 4 + 6) / 6) < 1e-5
     # A checkpoint of arrays that no process has whole.
     shapes = {"w": jax.ShapeDtypeStruct((128, 64), jnp.float32)}
     shardings = sharding.state_sharding(shapes, mesh)

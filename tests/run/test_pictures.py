@@ -47,6 +47,12 @@ def test_detections_are_drawn_on_the_first_images_which_are_read_once(pictures):
     assert np.abs(picture[:30, :40].astype(int)).max() < 30  # Image 0, black.
 
 
+def test_less_certain_detections_than_asked_for_are_not_drawn(pictures):
+    pictures, _, folder = pictures
+    pictures.write_detections(1, {1: found((5.0, 10.0, 25.0, 30.0))}, 0.91)
+    assert np.asarray(Image.open(folder / "val_detections.jpg")).max() < 30
+
+
 def test_the_batch_is_drawn_without_padding(pictures):
     pictures, _, folder = pictures
     boxes = np.array([[[5.0, 5.0, 60.0, 60.0], [0.0, 0.0, 0.0, 0.0]]] * 2, np.float32)
