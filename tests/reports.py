@@ -5,6 +5,8 @@ import json
 import numpy as np
 
 from effdet_jax.evaluation.analysis import Analysis, ClassAnalysis, ImageAnalysis, SizeAnalysis
+from effdet_jax.evaluation.coco import CocoMetrics
+from effdet_jax.evaluation.loop import Evaluation
 
 THRESHOLDS = np.array([0.25, 0.5, 0.75])
 
@@ -47,6 +49,14 @@ def make_analysis(names=("cat",), num_images=4):
         confusion=confusion,
         images=(right, *rest, ImageAnalysis(last, 1, 0, 2, 0.0)),
     )
+
+
+def make_evaluation(results, names=("cat",)):
+    """An evaluation of `make_analysis` on four images: AP and AP at IoU 0.5 are 0.5."""
+    summary = {"AP": 0.5, "AP50": 0.5, "AR100": 0.6}
+    metrics = CocoMetrics(summary, {}, num_images=4, num_boxes=4)
+    loss = {"loss/total": 1.0}
+    return Evaluation(metrics, results, [], {}, make_analysis(names), loss)
 
 
 def write_metrics(path, best=0.5):

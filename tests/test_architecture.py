@@ -21,7 +21,7 @@ FLOORS = (
     {"convert"},
     {"inference", "training"},
     {"evaluation", "export"},
-    {"run", "knobs", "config_difference"},
+    {"run", "knobs"},
     {"report"},
     {"experiment_data"},
     {"cli", "experiment", "__main__"},

@@ -20,7 +20,7 @@ from effdet_jax.model.detector import Detector
 from tests.doubles import make_folder
 from tests.tiny import random_variables, tiny_config, tiny_spec
 
-FLAGS = {"config": None, "data_dir": "", "split": "val", "protocol": None, "nms": None}
+FLAGS = {"config": None, "curve": [], "data_dir": "", "split": "val", "protocol": None, "nms": None}
 FLAGS |= {"dtype": None, "batch_size": 0, "output": ""}
 
 

@@ -16,7 +16,7 @@ COLOURS = ("#3b82d6", "#e07b00", "#1f9e6e", "#c85fb0", "#d9485f", "#14a3b8", "#a
 _MOST_POINTS = 400  # Of a line: more are finer than a screen.
 _MOST_NUMBERS = 12  # Rows of a heat map whose cells have room for their numbers.
 
-Line = tuple[Sequence[float], Sequence[float]]  # x, and y.
+Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]  # x, and y.
 
 
 def available() -> bool:
@@ -63,25 +63,42 @@ def line_chart(
     import altair as alt
 
     positive = min(min(row["y"]) for row in rows) > 0
-    scale = alt.Scale(domain=[0, 1]) if share else alt.Undefined
-    scale = alt.Scale(type="log", nice=False) if log and positive else scale
-    x_scale = alt.Scale(domain=[0, 1]) if one_x else alt.Scale(nice=False)
-    base = (
-        alt.Chart(alt.Data(values=rows))
-        .transform_flatten(["x", "y"])
-        .encode(
-            x=alt.X("x:Q", title=x, scale=x_scale, axis=alt.Axis(tickCount=6, grid=False, format=".1f" if one_x else "~s")),
-            y=alt.Y("y:Q", title=y, scale=scale, axis=alt.Axis(tickCount=5)),
-            detail="name:N",
-            tooltip=[
-                alt.Tooltip("name:N", title=" "),
-                alt.Tooltip("x:Q", title=x, format="~r" if not one_x else ".2f"),
-                alt.Tooltip("y:Q", title=y, format=".3~f" if share else ".4~g"),
-            ],
-        )
-    )
+    axes = {
+        "x": alt.X(
+            "x:Q",
+            title=x,
+            scale=alt.Scale(domain=[0, 1]) if one_x else alt.Scale(nice=False),
+            axis=alt.Axis(tickCount=6, grid=False, format=".1f" if one_x else "~s"),
+        ),
+        "y": alt.Y(
+            "y:Q", title=y, scale=_y_scale(share, log and positive), axis=alt.Axis(tickCount=5)
+        ),
+        "tooltip": [
+            alt.Tooltip("name:N", title=" "),
+            alt.Tooltip("x:Q", title=x, format=".2f" if one_x else ",~r"),
+            alt.Tooltip("y:Q", title=y or "value", format=".4~g"),
+        ],
+    }
+    base = alt.Chart(alt.Data(values=rows)).transform_flatten(["x", "y"])
+    base = base.encode(detail="name:N", **axes)
     names = [row["name"] for row in rows]
     lines_layer = _few(base, names, highlight) if len(names) <= len(COLOURS) else _many(base, names)
+    chart = alt.layer(lines_layer, _nearest(base)).properties(width="container", height=height)
+    return chart.to_dict()
+
+
+def _y_scale(share: bool, log: bool) -> Any:
+    import altair as alt
+
+    if share:
+        return alt.Scale(domain=[0, 1])
+    return alt.Scale(type="log", nice=False) if log else alt.Undefined
+
+
+def _nearest(base: Any) -> Any:
+    """The point under the pointer, for the tooltip to be of it."""
+    import altair as alt
+
     near = alt.selection_point(
         name="near",
         nearest=True,
@@ -90,11 +107,9 @@ def line_chart(
         fields=["x", "name"],
         empty=False,
     )
-    points = base.mark_point(size=60, filled=True, color="currentColor").encode(
-        opacity=alt.condition(near, alt.value(1), alt.value(0))
-    )
-    layers = alt.layer(lines_layer, points.add_params(near))
-    return layers.properties(width="container", height=height).to_dict()
+    points = base.mark_point(size=60, filled=True, color="currentColor")
+    seen = alt.condition(near, alt.value(1), alt.value(0))
+    return points.encode(opacity=seen).add_params(near)
 
 
 def _few(base: Any, names: Sequence[str], highlight: str) -> Any:

@@ -40,11 +40,13 @@ class Pair:
 
 
 def choose(images: Sequence[ImageAnalysis], each: int) -> dict[str, list[int]]:
-    """{'best': indices, 'worst': …, 'random': …}, `each` of them at most, every image once.
+    """{'best': indices, 'worst': …, 'random': …}, `each` of them, every image once.
 
+    Of few images a third is the most of a kind: the best of them aren't all there are.
     The best have the highest F1 and most boxes, the worst the lowest F1 and most faults. The random
     ones are the same at every evaluation.
     """
+    each = min(each, max(1, len(images) // len(KINDS)))
     with_boxes = [image for image in images if image.num_boxes]
     best = sorted(with_boxes, key=lambda image: (-image.f1, -image.num_boxes))[:each]
 
@@ -125,8 +127,13 @@ def _pair(
     return Pair(
         kind,
         name,
-        _draw(small, boxes * factor, names, np.where(is_found, "found", "missed")),
-        _draw(small, found_boxes * factor, scored, np.where(is_right, "right", "wrong")),
+        _draw(small, boxes * factor, names, ["found" if found else "missed" for found in is_found]),
+        _draw(
+            small,
+            found_boxes * factor,
+            scored,
+            ["right" if right else "wrong" for right in is_right],
+        ),
         found=int(is_found.sum()),
         missed=int((~is_found).sum()),
         wrong=int((~is_right).sum()),
@@ -159,8 +166,9 @@ def match(
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
     """pycocotools' form of yxyx boxes."""
-    corners = np.asarray(boxes, np.float64)[:, [1, 0, 3, 2]]
-    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    top, left, bottom, right = np.asarray(boxes, np.float64).T
+    # Row by row in memory: pycocotools doesn't look at strides.
+    return np.ascontiguousarray(np.stack([left, top, right - left, bottom - top], axis=1))
 
 
 def _draw(

@@ -170,8 +170,8 @@ def folded(title: str, body: str) -> str:
 
 
 def row(*blocks: str) -> str:
-    """Blocks side by side where there is room."""
-    return f'<div class="row">{"".join(blocks)}</div>'
+    """Blocks side by side where there is room; '' without one."""
+    return f'<div class="row">{"".join(blocks)}</div>' if any(blocks) else ""
 
 
 def thumbnail(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:

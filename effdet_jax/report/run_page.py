@@ -1,18 +1,16 @@
 """A run on one page: what was learned, where it fails, how it got there."""
 
-import dataclasses
 import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
 from effdet_jax.data.example import Source
-from effdet_jax.evaluation.analysis import Analysis
+from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.inference.render import grid
 from effdet_jax.report import sections
 from effdet_jax.report.data_page import split_section
@@ -20,18 +18,11 @@ from effdet_jax.report.examples import KINDS, Pair, pairs
 from effdet_jax.report.history import AP, AP50, LOSS, SPEED, VAL_LOSS, History
 from effdet_jax.report.page import card, charts_hint, escape, number, picture, thumbnail, write_page
 from effdet_jax.run.monitor import warn
+from effdet_jax.run.pictures import TRAIN_BATCH
+from effdet_jax.run.recipes import Difference
+from effdet_jax.run.workdir import METRICS
 
 _BATCH_SIDE = 1000  # Of the picture of the training batch, pixels.
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A line of the table of settings: a knob, its value, the recipe's, and why."""
-
-    knob: str
-    value: str
-    recipe: str
-    reason: str = ""
 
 
 class RunPage:
@@ -44,10 +35,9 @@ class RunPage:
       title: of the run.
       source: what is evaluated on.
       sources: by split, of the data doctor.
-      recipe: the name of what `settings` are compared with.
-      settings: that differ from it.
-      metrics: path of the run's `metrics.jsonl`; needn't be there.
-      batch: path of the picture of the first training batch; needn't be there.
+      recipe: the name of what the config is compared with.
+      differences: from it.
+      run: workdir with the numbers and the picture of the training; '' where there is none.
       total_steps: of the run; 0 where that isn't known.
     """
 
@@ -57,28 +47,27 @@ class RunPage:
         title: str,
         source: Source,
         sources: Mapping[str, Source],
-        recipe: str = "",
-        settings: Sequence[Setting] = (),
+        recipe: str,
+        differences: Sequence[Difference],
         *,
-        metrics: str = "",
-        batch: str = "",
+        run: str = "",
         total_steps: int = 0,
     ):
         self.path, self._title, self._source, self._sources = path, title, source, sources
-        self._recipe, self._settings = recipe, settings
-        self._metrics, self._batch, self._total_steps = metrics, batch, total_steps
+        self._recipe, self._differences = recipe, differences
+        self._metrics = os.path.join(run, METRICS)
+        self._batch = os.path.join(run, f"{TRAIN_BATCH}.jpg")
+        self._total_steps = total_steps
         self._static: dict[str, str] = {}
 
-    def write(
-        self, step: int, results: Sequence[Mapping[str, Any]], analysis: Analysis
-    ) -> dict[str, np.ndarray]:
+    def write(self, step: int, result: Evaluation) -> dict[str, np.ndarray]:
         """Writes the page after step `step`; says so on stderr if it can't.
 
         Of several processes the first one writes.
 
         Args:
-          results: COCO result rows on `source`.
-          analysis: of them.
+          step: steps done; 0 where that isn't known.
+          result: on `source`.
 
         Returns:
           {'best': [H, W, 3] uint8, 'worst': …, 'random': …}, the pairs of images that it shows; none
@@ -88,8 +77,9 @@ class RunPage:
             return {}
         shown: list[Pair] = []
         try:
-            shown += pairs(self._source, list(self._source.ground_truth()), results, analysis)
-            self._write(step, analysis, shown)
+            truths = list(self._source.ground_truth())
+            shown += pairs(self._source, truths, result.results, result.analysis)
+            self._write(step, result, shown)
         except Exception as error:  # noqa: BLE001 (whatever it is, training goes on)
             where = traceback.extract_tb(error.__traceback__)[-1]
             warn(
@@ -103,10 +93,10 @@ class RunPage:
             if (ones := [pair for pair in shown if pair.kind == kind])
         }
 
-    def _write(self, step: int, analysis: Analysis, shown: Sequence[Pair]):
-        history = History(self._metrics)
+    def _write(self, step: int, result: Evaluation, shown: Sequence[Pair]):
+        history, analysis = History(self._metrics), result.analysis
         self._static = self._static or self._write_static()
-        head = self._head(step, history, analysis)
+        head = self._head(step, history, result)
         write_page(
             self.path,
             self._title,
@@ -124,17 +114,20 @@ class RunPage:
             },
         )
 
-    def _head(self, step: int, history: History, analysis: Analysis) -> str:
+    def _head(self, step: int, history: History, result: Evaluation) -> str:
         of = f" of {self._total_steps:,}" if self._total_steps else ""
         epoch = history.last("epoch")
         parts = [f"step {step:,}{of}" if step else "", f"epoch {epoch:.1f}" if epoch else ""]
-        parts += [f"{len(analysis.images):,} images evaluated", time.strftime("%Y-%m-%d %H:%M")]
-        newest = history.evaluations[-1] if history.evaluations else {}
+        parts += [
+            f"{result.metrics.num_images:,} images evaluated",
+            time.strftime("%Y-%m-%d %H:%M"),
+        ]
+        scalars, analysis = result.scalars(), result.analysis
         tiles = {
-            "AP": number(newest.get(AP)),
-            "AP at IoU 0.5": number(newest.get(AP50)),
+            "AP": number(scalars.get(AP)),
+            "AP at IoU 0.5": number(scalars.get(AP50)),
             f"best F1, at score {analysis.threshold:.2f}": number(analysis.best_f1),
-            "validation loss": number(newest.get(VAL_LOSS)),
+            "validation loss": number(scalars.get(VAL_LOSS)),
             "training loss": number(history.last(LOSS)),
             "images/s": number(history.last(SPEED), 1),
         }
@@ -159,4 +152,4 @@ class RunPage:
             card(split, split_section(source.report, source, thumbnails=6))
             for split, source in self._sources.items()
         )
-        return {"Data": data, "Settings": sections.settings(self._recipe, self._settings)}
+        return {"Data": data, "Settings": sections.settings(self._recipe, self._differences)}

@@ -21,6 +21,7 @@ from effdet_jax.report.page import (
     row,
     table,
 )
+from effdet_jax.run.recipes import Difference
 
 _MOST_LINES = 100  # Classes in a chart of curves: those with most boxes.
 _MOST_CELLS = 100  # Rows of the confusion matrix.
@@ -222,10 +223,16 @@ def speed(history: History) -> str:
     )
 
 
-def settings(recipe: str, rows: Sequence) -> str:
+def settings(recipe: str, differences: Sequence[Difference]) -> str:
     """What differs from the recipe."""
-    if not recipe:
-        return ""
-    shown = [[Cell(one.knob), one.value, one.recipe, one.reason] for one in rows]
-    body = table(["setting", "here", recipe, "why"], shown) or "<p>Nothing differs.</p>"
+    rows = [
+        [
+            one.knob,
+            str(one.value),
+            "left open" if one.recipe is None else str(one.recipe),
+            one.reason,
+        ]
+        for one in differences
+    ]
+    body = table(["setting", "here", recipe, "why"], rows) or "<p>Nothing differs.</p>"
     return card(f"Beside {recipe}", body, "Settings that aren't as the nearest recipe has them.")

@@ -13,6 +13,8 @@ from effdet_jax.inference.render import draw_boxes, grid, render
 from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.workdir import Workdir
 
+TRAIN_BATCH, VAL_DETECTIONS = "train_batch", "val_detections"  # Without the ending '.jpg'.
+
 
 class Pictures:
     """Draws into the workdir and its TensorBoard; of several processes the first one does.
@@ -39,7 +41,7 @@ class Pictures:
             real = labels >= 0
             names = self._source.class_names
             pictures.append(draw_boxes(image, boxes[real], labels[real], names))
-        self._write(step, "train_batch", pictures[:NUM_FIRST])
+        self._write(step, TRAIN_BATCH, pictures[:NUM_FIRST])
 
     def write_detections(
         self, step: int, detections: Mapping[int, Detections], score_threshold: float | None = None
@@ -59,7 +61,7 @@ class Pictures:
             render(image, detections[index], names, **options) if index in detections else image
             for index, image in enumerate(self._images)
         ]
-        self._write(step, "val_detections", pictures)
+        self._write(step, VAL_DETECTIONS, pictures)
 
     def _write(self, step: int, name: str, pictures: Sequence[np.ndarray]):
         picture = grid(pictures)

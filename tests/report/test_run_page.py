@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from effdet_jax.report import charts
-from effdet_jax.report.run_page import RunPage, Setting
+from effdet_jax.report.run_page import RunPage
+from effdet_jax.run.recipes import Difference
 from tests.doubles import Images
-from tests.reports import make_analysis, result, write_metrics
+from tests.reports import make_evaluation, result, write_metrics
 
 TRUTH = (5.0, 10.0, 25.0, 30.0)
 
@@ -24,9 +25,8 @@ def page(tmp_path):
         source,
         {"val": source},
         "finetune",
-        [Setting("batch_size", "8", "left open", "4 images")],
-        metrics=str(tmp_path / "metrics.jsonl"),
-        batch=str(tmp_path / "train_batch.jpg"),
+        [Difference("batch_size", 8, None, "4 images")],
+        run=str(tmp_path),
         total_steps=200,
     )
 
@@ -34,7 +34,7 @@ def page(tmp_path):
 def test_the_page_of_a_run_has_every_part(page, tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "available", lambda: False)
     monkeypatch.setattr("effdet_jax.report.page.available", lambda: False)
-    pictures = page.write(100, [result("0.png", TRUTH)], make_analysis())
+    pictures = page.write(100, make_evaluation([result("0.png", TRUTH)]))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "<h1>runs/&lt;mine&gt;</h1>" in text and "step 100 of 200 · epoch 5.0" in text
     assert "<b>0.500</b><span>AP</span>" in text  # The newest evaluation's.
@@ -44,16 +44,16 @@ def test_the_page_of_a_run_has_every_part(page, tmp_path, monkeypatch):
     # Without the libraries: no chart, no script of theirs, and what to type.
     assert "vegaEmbed=" not in text and "pip install &#x27;effdet_jax[report]&#x27;" in text
     assert "1 found, 0 missed, 0 false" in text and "image 0" in text
-    # Four images twice, the batch, and four of the data doctor.
-    assert text.count("data:image/jpeg;base64,") == 13
-    assert set(pictures) == {"best", "random"}
-    assert pictures["best"].shape[2] == 3
+    # Three images twice, the batch, and four of the data doctor.
+    assert text.count("data:image/jpeg;base64,") == 11
+    assert set(pictures) == {"best", "worst", "random"}
+    assert pictures["best"].shape == (30, 80, 3)  # Twice 30×40.
 
 
 def test_charts_are_drawn_by_one_copy_of_the_scripts(page, tmp_path):
     pytest.importorskip("altair")
     pytest.importorskip("vl_convert")
-    page.write(100, [], make_analysis(("cat", "dog")))
+    page.write(100, make_evaluation([], ("cat", "dog")))
     text = (tmp_path / "report.html").read_text("utf-8")
     # Loss, AP, precision, F1, confusion, speed, waiting.
     assert text.count('<figure class="card chart">') == 7
@@ -63,7 +63,7 @@ def test_charts_are_drawn_by_one_copy_of_the_scripts(page, tmp_path):
 
 def test_a_page_that_fails_is_a_warning(page, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("no json\n")
-    page.write(100, [], make_analysis())
+    page.write(100, make_evaluation([]))
     said = capsys.readouterr().err
     assert f"warning: the report '{tmp_path / 'report.html'}' couldn't be written" in said
     assert "after step 100: JSONDecodeError" in said
@@ -72,5 +72,5 @@ def test_a_page_that_fails_is_a_warning(page, tmp_path, capsys):
 
 def test_only_the_first_process_writes(page, tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
-    assert page.write(100, [], make_analysis()) == {}
+    assert page.write(100, make_evaluation([])) == {}
     assert not (tmp_path / "report.html").exists()
