@@ -90,7 +90,11 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     board = EventAccumulator(str(workdir / "tensorboard"))
     board.Reload()
     assert len(board.Scalars("loss/total")) == 12 and len(board.Scalars("eval/loss/total")) == 3
-    assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
+    pictures = {"train_batch", "val_detections", "report/best", "report/worst", "report/random"}
+    assert pictures <= set(board.Tags()["images"])
+    assert "precision_by_recall/circle" in board.Tags()["tensors"]
+    page = (workdir / "report.html").read_text("utf-8")
+    assert "step 12 of 12" in page and "8 images evaluated" in page
     assert Image.open(workdir / "train_batch.jpg").size == (128, 128)  # 2 × 2 images of 64.
     assert Image.open(workdir / "val_detections.jpg").size == (192, 192)  # 3 × 3 of them.
     metadata = Checkpoints(workdir / BEST).metadata()
