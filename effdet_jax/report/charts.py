@@ -81,7 +81,7 @@ def line_chart(
     }
     base = alt.Chart(alt.Data(values=rows)).transform_flatten(["x", "y"])
     base = base.encode(detail="name:N", **axes)
-    names = [row["name"] for row in rows]
+    names = list(lines)  # All of them: a name has the same colour in every chart of a page.
     lines_layer = _few(base, names, highlight) if len(names) <= len(COLOURS) else _many(base, names)
     chart = alt.layer(lines_layer, _nearest(base)).properties(width="container", height=height)
     return chart.to_dict()

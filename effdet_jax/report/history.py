@@ -53,7 +53,7 @@ class History:
         Evaluations and saving aren't in it.
         """
         steps, speeds = self.line(SPEED)
-        if not steps or min(speeds) <= 0:
+        if not batch_size or not steps or min(speeds) <= 0:
             return None
         before = [0, *steps[:-1]]
         images = [(step - start) * batch_size for start, step in zip(before, steps)]

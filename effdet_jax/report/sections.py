@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from effdet_jax.classes import is_unused
 from effdet_jax.evaluation.analysis import Analysis
 from effdet_jax.report.charts import heat_map, line_chart
 from effdet_jax.report.examples import COLOURS, KINDS, Pair
@@ -40,8 +41,9 @@ def tiles(values: Mapping[str, str]) -> str:
 
 def training(history: History) -> str:
     """Loss and AP by step, and the evaluations as a table."""
+    losses = {"training": history.line(LOSS), "validation": history.line(VAL_LOSS)}
     loss = line_chart(
-        {"training": history.line(LOSS), "validation": history.line(VAL_LOSS)},
+        {name: line for name, line in losses.items() if line[0]},
         "step",
         "loss",
         log=True,
@@ -76,10 +78,12 @@ def classes(analysis: Analysis) -> str:
             Cell(one.name),
             amount(one.num_images),
             amount(one.num_boxes),
-            *(quality(value) for value in (one.ap, one.ap50, one.ar, one.best_f1)),
-            Cell(number(one.threshold, 2), one.threshold),
+            *(quality(value) for value in (one.ap, one.ap50, one.ar)),
+            quality(one.best_f1 if one.num_boxes else -1.0),
+            Cell(number(one.threshold, 2), one.threshold) if one.num_boxes else Cell("–", -1.0),
         ]
         for one in analysis.classes
+        if one.num_boxes or not is_unused(one.name)
     ]
     headings = ["class", "images", "boxes", "AP", "AP50", "AR", "best F1", "at score"]
     note = (
@@ -122,10 +126,10 @@ def confusion(analysis: Analysis) -> str:
     """The confusion matrix, and its largest faults as a table."""
     counts = np.asarray(analysis.confusion)
     names = [*(one.name for one in analysis.classes), "background"]
-    order = np.argsort(-counts.sum(1)[:-1], kind="stable")[:_MOST_CELLS]
-    kept = [*sorted(order.tolist()), len(names) - 1]
-    rest = len(names) - len(kept)
-    left_out = f" The {rest} classes with fewest boxes are left out." if rest else ""
+    named = [i for i in np.argsort(-counts.sum(1)[:-1], kind="stable") if not is_unused(names[i])]
+    kept = [*sorted(int(i) for i in named[:_MOST_CELLS]), len(names) - 1]
+    rest = len(named) - _MOST_CELLS
+    left_out = f" The {rest} classes with fewest boxes are left out." if rest > 0 else ""
     matrix = heat_map(counts[np.ix_(kept, kept)], [names[i] for i in kept])
     faults = [
         (int(counts[i, j]), i, j)
@@ -170,7 +174,7 @@ def images(pairs: Sequence[Pair], threshold: float) -> str:
     meanings = {
         "found": "found, and rightly detected",
         "missed": "ground truth that was missed",
-        "wrong": "detection of nothing",
+        "wrong": "false detection",
     }
     key = "".join(
         f'<li style="--colour:{COLOURS[state]}">{meaning}</li>'
@@ -217,7 +221,7 @@ def speed(history: History) -> str:
         chart(
             "Waiting for data",
             "Share of the time that the device waits. Above 0.1, more of "
-            "--config.data.workers make the run faster.",
+            "config.data.workers may make the run faster.",
             line_chart({"waiting": (steps, waits)}, "step", "", share=True, height=200),
         ),
     )

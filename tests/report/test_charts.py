@@ -25,6 +25,8 @@ def test_points_that_are_no_numbers_are_left_out(altair):
     assert values(line_chart(lines, "step", "loss")) == [
         {"name": "a", "x": [1.0, 3.0], "y": [0.5, 0.25]}
     ]
+    (layer, _) = line_chart(lines, "step", "loss")["layer"]
+    assert layer["encoding"]["color"]["scale"]["domain"] == ["a", "nothing"]  # As elsewhere.
     assert line_chart({"nothing": ([], [])}, "step", "loss") is None
 
 

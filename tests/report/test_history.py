@@ -22,6 +22,7 @@ def test_best_and_time(tmp_path):
     assert history.best()["step"] == 100
     # 100 steps of 8 images, 40 images a second: 20 s.
     assert history.hours(batch_size=8) == pytest.approx(20 / 3600)
+    assert history.hours(batch_size=0) is None  # It isn't known.
 
 
 def test_a_run_without_numbers_is_empty(tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from effdet_jax.report import sections
@@ -10,6 +12,12 @@ def test_a_line_for_every_class():
     html = sections.classes(make_analysis(("cat", "<dog>")))
     assert html.count("<tr>") == 3 and "&lt;dog&gt;" in html
     assert ">0.400<" in html and ">0.410<" in html and ">0.50<" in html
+    without = dataclasses.replace(make_analysis().classes[0], num_boxes=0, ap=-1.0)
+    analysis = dataclasses.replace(make_analysis(), classes=(without,))
+    assert sections.classes(analysis).count("–") == 3  # AP, best F1, and its score.
+    unused = dataclasses.replace(without, name="unused 12")
+    analysis = dataclasses.replace(make_analysis(), classes=(unused, *make_analysis().classes))
+    assert "unused 12" not in sections.classes(analysis)
 
 
 def test_faults_are_named_the_most_frequent_first():
