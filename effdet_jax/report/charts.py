@@ -14,6 +14,7 @@ INSTALL = "pip install 'effdet_jax[report]'"
 # Apart from each other for most colour-blind eyes, and from white and black ground alike.
 COLOURS = ("#3b82d6", "#e07b00", "#1f9e6e", "#c85fb0", "#d9485f", "#14a3b8", "#a5744a", "#7d8590")
 _MOST_POINTS = 400  # Of a line: more are finer than a screen.
+_STEPS = {"format": "~s", "tickCount": 6, "tickMinStep": 1}
 _MOST_NUMBERS = 12  # Rows of a heat map whose cells have room for their numbers.
 
 Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]  # x, and y.
@@ -68,7 +69,7 @@ def line_chart(
             "x:Q",
             title=x,
             scale=alt.Scale(domain=[0, 1]) if one_x else alt.Scale(nice=False),
-            axis=alt.Axis(tickCount=6, grid=False, format=".1f" if one_x else "~s"),
+            axis=alt.Axis(grid=False, **({"format": ".1f"} if one_x else _STEPS)),
         ),
         "y": alt.Y(
             "y:Q", title=y, scale=_y_scale(share, log and positive), axis=alt.Axis(tickCount=5)
@@ -186,7 +187,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
         "grid": False,
         "ticks": False,
         "domain": False,
-        "labelOverlap": True,
+        "labelOverlap": not few,
         "labelLimit": 110,
     }
     across, down = alt.Axis(**plain, labelAngle=-30 if few else -90), alt.Axis(**plain)

@@ -26,7 +26,7 @@ class Pair:
     Attributes:
       kind: one of `KINDS`.
       name: of the image.
-      truth, detections: [H, W, 3] uint8, shrunk to 420 px.
+      truth, detections: [H, W, 3] uint8, the longer side 420 px.
       found, missed, wrong: how many boxes.
     """
 
@@ -109,7 +109,7 @@ def _pair(
     results: Sequence[Mapping[str, Any]],
     class_names: ClassNames,
 ) -> Pair:
-    small, factor = thumbnail(image, _SIDE)
+    small, factor = thumbnail(image, _SIDE, enlarge=True)
     real = ~truth.crowd
     boxes, labels = truth.boxes[real], truth.labels[real]
     index_of = {id_: label for label, id_ in enumerate(class_names.ids)}

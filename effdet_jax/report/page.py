@@ -174,9 +174,14 @@ def row(*blocks: str) -> str:
     return f'<div class="row">{"".join(blocks)}</div>' if any(blocks) else ""
 
 
-def thumbnail(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """[H, W, 3] uint8 shrunk to at most `side` px, and by which factor."""
-    factor = min(1.0, side / max(image.shape[:2]))
+def thumbnail(image: np.ndarray, side: int, *, enlarge: bool = False) -> tuple[np.ndarray, float]:
+    """[H, W, 3] uint8 shrunk to at most `side` px, and by which factor.
+
+    Args:
+      enlarge: smaller ones are enlarged to it, for names drawn on them to be small.
+    """
+    factor = side / max(image.shape[:2])
+    factor = factor if enlarge else min(1.0, factor)
     height, width = (max(1, round(length * factor)) for length in image.shape[:2])
     shrunk = Image.fromarray(image).resize((width, height), reducing_gap=3.0)
     return np.asarray(shrunk), factor

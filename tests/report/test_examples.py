@@ -51,9 +51,9 @@ def test_pairs_say_what_was_found_and_draw_it_in_its_colour():
     best, worst = shown
     assert (best.found, best.missed, best.wrong) == (1, 0, 0)
     assert (worst.found, worst.missed, worst.wrong) == (0, 1, 1)
-    assert best.truth.shape == (30, 40, 3) and worst.detections.shape == (30, 40, 3)
+    assert best.truth.shape == worst.detections.shape == (315, 420, 3)  # 10.5 times 30×40.
     # The lower side of the true box: green where it was found, yellow where it was missed.
-    red, green, blue = best.truth[24, 20].astype(int)
+    red, green, blue = best.truth[261, 210].astype(int)
     assert green > red + 50 and green > blue
-    red, green, blue = worst.truth[24, 20].astype(int)
+    red, green, blue = worst.truth[261, 210].astype(int)
     assert red > green > blue + 50

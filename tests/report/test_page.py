@@ -63,11 +63,13 @@ def test_the_text_of_a_chart_cannot_end_its_script():
     assert page.chart("Loss", "note", None) == ""
 
 
-def test_thumbnails_keep_their_shape_and_never_grow():
+def test_thumbnails_keep_their_shape():
     small, factor = page.thumbnail(np.zeros((30, 40, 3), np.uint8), 20)
     assert small.shape == (15, 20, 3) and factor == 0.5
     same, factor = page.thumbnail(np.zeros((30, 40, 3), np.uint8), 80)
     assert same.shape == (30, 40, 3) and factor == 1.0
+    large, factor = page.thumbnail(np.zeros((30, 40, 3), np.uint8), 80, enlarge=True)
+    assert large.shape == (60, 80, 3) and factor == 2.0
     assert page.thumbnail(np.zeros((3, 4000, 3), np.uint8), 40)[0].shape == (1, 40, 3)
 
 

@@ -47,7 +47,7 @@ def test_the_page_of_a_run_has_every_part(page, tmp_path, monkeypatch):
     # Three images twice, the batch, and four of the data doctor.
     assert text.count("data:image/jpeg;base64,") == 11
     assert set(pictures) == {"best", "worst", "random"}
-    assert pictures["best"].shape == (30, 80, 3)  # Twice 30×40.
+    assert pictures["best"].shape == (315, 840, 3)  # Two of 30×40, enlarged.
 
 
 def test_charts_are_drawn_by_one_copy_of_the_scripts(page, tmp_path):
