@@ -190,6 +190,9 @@ def get_config() -> ConfigDict:
     config.eval.pre_nms_top_k = 0  # (Anchor, class) pairs that enter NMS.
     config.eval.pixel_offset = -1.0  # Pixels added to each side before the IoU.
 
+    config.log = ConfigDict()
+    config.log.wandb = ""  # Project of Weights & Biases to send numbers and pictures to; '' is off.
+
     config.log_every_steps = 50
     config.checkpoint_every_epochs = 1.0
     config.checkpoint_every_minutes = 0.0  # Besides; 0 is off.
@@ -300,17 +303,14 @@ def validate(config: ConfigDict):
             f"zero steps to train: num_epochs is {config.num_epochs} and num_steps 0; set one of "
             "them: --config.num_epochs=50"
         )
-    if config.data.intensity and not _is_range(config.data.intensity):
+    intensity = config.data.intensity
+    if intensity and not (len(intensity) == 2 and intensity[0] < intensity[1]):
         raise ConfigError(
-            f"--config.data.intensity={config.data.intensity!r} must be (low, high), such as (0, 4095)"
+            f"--config.data.intensity={intensity!r} must be (low, high), such as (0, 4095)"
         )
     low, high = config.augment.scale_min, config.augment.scale_max
     if not 0 < low <= high:
         raise ConfigError(f"augment.scale_min {low} and scale_max {high} must be 0 < min ≤ max")
-
-
-def _is_range(values: tuple[float, ...]) -> bool:
-    return len(values) == 2 and values[0] < values[1]
 
 
 def parse_size(text: str) -> tuple[int, int]:

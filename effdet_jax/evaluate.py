@@ -1,13 +1,14 @@
 """COCO metrics of a checkpoint on a data set, and what lies behind them.
 
 python -m effdet_jax.evaluate --checkpoint=runs/shapes --output=evaluated
+python -m effdet_jax.evaluate --curve=runs/a,runs/b --output=compare.html  # Runs beside each other.
 
 The data is the validation split the run was configured with, unless --config names another.
 """
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,14 +35,18 @@ from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
 from effdet_jax.model.detector import Detector
+from effdet_jax.report.compare_page import write_compare_page
+from effdet_jax.report.run_page import RunPage
 from effdet_jax.run.memory import memory_explained
+from effdet_jax.run.recipes import nearest_recipe
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
         "config": define_config_flag(required=False),
-        "checkpoint": flags.DEFINE_string(
-            "checkpoint", None, "workdir, converted folder or weights", required=True
+        "checkpoint": flags.DEFINE_string("checkpoint", "", "workdir, converted folder or weights"),
+        "curve": flags.DEFINE_list(
+            "curve", [], "workdirs to lay beside each other on a page; nothing is evaluated"
         ),
         "data_dir": flags.DEFINE_string("data_dir", "", "another data folder than the run's"),
         "split": flags.DEFINE_enum("split", "val", ["val", "train"], "which images"),
@@ -62,7 +67,9 @@ def define_flags() -> dict[str, flags.FlagHolder]:
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
         ),
         "output": flags.DEFINE_string(
-            "output", "", "folder to write; or a NAME.json for COCO's result rows alone"
+            "output",
+            "",
+            "folder to write; a NAME.json for COCO's result rows alone; with --curve a NAME.html",
         ),
         **define_process_flags(),
     }
@@ -71,6 +78,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
 def main(
     config: ConfigDict | None,
     checkpoint: str,
+    curve: Sequence[str],
     data_dir: str,
     split: str,
     protocol: str | None,
@@ -80,16 +88,15 @@ def main(
     output: str,
     **processes: Any,
 ) -> int:
+    if curve:
+        return compare(curve, output)
+    if not checkpoint:
+        raise configs.ConfigError("name what to evaluate: --checkpoint=runs/mine")
     check_output(output)
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint, data_dir)
-        if data_dir:
-            config.data.dir = data_dir
-        if protocol:
-            configs.set_protocol(config, protocol)
-        if nms:
-            config.eval.method = nms
+        set_options(config, data_dir, protocol, nms)
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
@@ -106,8 +113,49 @@ def main(
         if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
             print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
         if output and jax.process_index() == 0:
-            write_output(output, result)
+            write_files(output, experiment, source, split, checkpoint, result)
         return 0
+
+
+def set_options(config: ConfigDict, data_dir: str, protocol: str | None, nms: str | None):
+    """Puts what flags say in the place of the config's."""
+    if data_dir:
+        config.data.dir = data_dir
+    if protocol:
+        configs.set_protocol(config, protocol)
+    if nms:
+        config.eval.method = nms
+
+
+def compare(folders: Sequence[str], output: str) -> int:
+    """Writes the page of several runs."""
+    if not output.endswith(".html"):
+        raise configs.ConfigError(
+            f"--curve={','.join(folders)} needs a page to write: --output=compare.html"
+        )
+    write_compare_page(output, folders)
+    print(f"wrote {output}")
+    return 0
+
+
+def write_files(
+    output: str,
+    experiment: Experiment,
+    source: Source,
+    split: str,
+    checkpoint: str,
+    result: Evaluation,
+):
+    """Writes an evaluation, and into a folder its page, too, which has the curves of the training if
+    they are beside the checkpoint."""
+    write_output(output, result)
+    if output.endswith(".json"):
+        return
+    path = os.path.join(output, "report.html")
+    recipe = nearest_recipe(configs.plain(experiment.asked))
+    page = RunPage(path, checkpoint, source, {split: source}, *recipe, run=checkpoint)
+    if page.write(0, result):
+        print(f"wrote {path}")
 
 
 def open_split(experiment: Experiment, split: str, model: Detector) -> Source:

@@ -24,12 +24,16 @@ from effdet_jax.evaluation.loop import Evaluation, create_evaluator
 from effdet_jax.experiment_data import ExperimentData, create_spec
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
+from effdet_jax.report.run_page import RunPage
 from effdet_jax.run.banner import banner_lines
 from effdet_jax.run.best import Best, evaluations_after
 from effdet_jax.run.initialize import create_initial_state, load_state
+from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.monitor import Monitor
+from effdet_jax.run.recipes import nearest_recipe
 from effdet_jax.run.save_clock import SaveClock
 from effdet_jax.run.schedule import Schedule
+from effdet_jax.run.workdir import Workdir
 from effdet_jax.spec import ModelSpec
 from effdet_jax.training.freeze import frozen_modules, frozen_parameters
 from effdet_jax.training.optimizer import create_optimizer, learning_rate_schedule
@@ -281,6 +285,24 @@ class Experiment(ExperimentData):
             peak_learning_rate=self.peak_learning_rate,
             decisions=self.decisions,
         ) + self.data_fit.lines(self.anchor_fit)
+
+    def create_writer(self, folder: Workdir, start_step: int) -> MetricWriter:
+        """Where the numbers of a run go on after `start_step`."""
+        config, project = configs.plain(self.config), self.config.log.wandb
+        return MetricWriter(folder, start_step, wandb=project, config=config)
+
+    def create_page(self, folder: Workdir) -> RunPage:
+        """The page of a run on its validation data, or on those of training without such."""
+        sources = {"train": self.train_source, "val": self.val_source}
+        return RunPage(
+            folder.report,
+            folder.path,
+            self.val_source or self.train_source,
+            {split: source for split, source in sources.items() if source},
+            *nearest_recipe(configs.plain(self.asked), self.decisions),
+            run=folder.path,
+            total_steps=self.schedule.total_steps,
+        )
 
     # Evaluation.
 

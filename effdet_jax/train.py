@@ -28,6 +28,7 @@ from effdet_jax.distributed.processes import connected, wait_for_all
 from effdet_jax.evaluation.diagnosis import needs_diagnosis
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
+from effdet_jax.report.run_page import RunPage
 from effdet_jax.run.best import Best
 from effdet_jax.run.divergence import going_back
 from effdet_jax.run.initialize import checkpoint_parts
@@ -109,9 +110,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             print(f"nothing to do: '{folder}' has trained {start_step} of {total_steps} steps{why}")
             return dict(last.metadata().metrics)
         folder.write_config(experiment.metadata.config)
-        with closing(MetricWriter(folder, start_step)) as writer:
+        with closing(experiment.create_writer(folder, start_step)) as writer:
             pictures = Pictures(folder, writer, experiment.val_source or experiment.train_source)
-            metrics = fit(experiment, state, last, best, record, writer, pictures)
+            page = experiment.create_page(folder)
+            metrics = fit(experiment, state, last, best, record, writer, pictures, page)
     print(f"done in {format_duration(time.time() - started)}: {folder}", flush=True)
     return metrics
 
@@ -133,6 +135,7 @@ def fit(
     record: Best,
     writer: MetricWriter,
     pictures: Pictures,
+    page: RunPage,
 ) -> dict[str, float]:
     """Trains from `state` to the end of the schedule; returns the newest evaluation's metrics."""
     schedule, mesh, start_step = experiment.schedule, experiment.mesh, int(state.step)
@@ -151,9 +154,8 @@ def fit(
                 if experiment.val_source and schedule.evaluates_after(number):
                     monitor.settle()
                     results = evaluate(experiment, number, state)
-                    metrics, better = report(
-                        experiment, number, results, monitor, record, writer, pictures
-                    )
+                    about = (monitor, record, writer, pictures, page)
+                    metrics, better = report(experiment, number, results, *about)
                     if record.add(number, metrics):
                         save(best, experiment, number, state.replace(ema=better), metrics)
                 stopping = stop.requested(number) or record.exhausted
@@ -206,6 +208,7 @@ def report(
     record: Best,
     writer: MetricWriter,
     pictures: Pictures,
+    page: RunPage,
 ) -> tuple[dict[str, float], Any]:
     """Prints and writes numbers and pictures of an evaluation, and why its AP is low if it is.
 
@@ -231,7 +234,10 @@ def report(
     metrics = result.scalars() | {f"eval/{name}/AP": ap for name, ap in aps.items()}
     classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
     writer.scalars(number, metrics | classes)
+    writer.curves(number, result.analysis)
     pictures.write_detections(number, result.first, result.score_threshold)
+    for kind, picture in page.write(number, result).items():
+        writer.image(number, f"report/{kind}", picture)
     return metrics, variables
 
 

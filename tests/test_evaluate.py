@@ -18,9 +18,10 @@ from effdet_jax.experiment import Experiment
 from effdet_jax.files import DestinationError
 from effdet_jax.model.detector import Detector
 from tests.doubles import make_folder
+from tests.reports import write_metrics
 from tests.tiny import random_variables, tiny_config, tiny_spec
 
-FLAGS = {"config": None, "data_dir": "", "split": "val", "protocol": None, "nms": None}
+FLAGS = {"config": None, "curve": [], "data_dir": "", "split": "val", "protocol": None, "nms": None}
 FLAGS |= {"dtype": None, "batch_size": 0, "output": ""}
 
 
@@ -107,6 +108,19 @@ def test_result_rows_have_the_ids_of_the_file_and_need_no_ground_truth(workdir, 
     assert found and {row["image_id"] for row in found} == {7}
     assert {row["category_id"] for row in found} <= set(range(30, 36))
     assert "no ground truth, no AP" in capsys.readouterr().out
+
+
+def test_runs_beside_each_other_need_no_checkpoint_and_a_page_to_write(tmp_path, capsys):
+    write_metrics(tmp_path / "metrics.jsonl")
+    flags = FLAGS | {"checkpoint": "", "curve": [str(tmp_path)]}
+    page = tmp_path / "compare.html"
+    assert evaluate.main(**flags | {"output": str(page)}) == 0
+    assert "Best evaluation of each run" in page.read_text("utf-8")
+    assert f"wrote {page}" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="needs a page to write: --output=compare.html"):
+        evaluate.main(**flags)
+    with pytest.raises(ConfigError, match="name what to evaluate: --checkpoint="):
+        evaluate.main(**flags | {"curve": []})
 
 
 def test_a_folder_to_write_into_is_looked_at_first(tmp_path):

@@ -90,12 +90,14 @@ def test_a_run_from_start_to_end_and_what_it_leaves(trained):
     board = EventAccumulator(str(workdir / "tensorboard"))
     board.Reload()
     assert len(board.Scalars("loss/total")) == 12 and len(board.Scalars("eval/loss/total")) == 3
-    assert {"train_batch", "val_detections"} <= set(board.Tags()["images"])
-    assert Image.open(workdir / "train_batch.jpg").size == (
-        512,
-        512,
-    )  # 2 × 2 images of 64, enlarged.
-    assert Image.open(workdir / "val_detections.jpg").size == (768, 768)  # 3 × 3 of them.
+    pictures = {"train_batch", "val_detections", "report/best", "report/worst", "report/random"}
+    assert pictures <= set(board.Tags()["images"])
+    assert "precision_by_recall/circle" in board.Tags()["tensors"]
+    page = (workdir / "report.html").read_text("utf-8")
+    assert "step 12 of 12" in page and "8 images evaluated" in page
+    # 2 × 2 and 3 × 3 images of 64 px, enlarged to 256.
+    assert Image.open(workdir / "train_batch.jpg").size == (512, 512)
+    assert Image.open(workdir / "val_detections.jpg").size == (768, 768)
     metadata = Checkpoints(workdir / BEST).metadata()
     assert metadata.step in (4, 8, 12) and metadata.spec.name == "efficientdet-lite0"
     assert metadata.class_names.names[0] == "circle" and metadata.config["batch_size"] == 4

@@ -42,6 +42,11 @@ def summarize(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
+def count_parameters(model: Detector) -> int:
+    """Trainable parameters."""
+    return _sizes(abstract_variables(model)["params"])
+
+
 def _sizes(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 

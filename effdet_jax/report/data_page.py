@@ -1,34 +1,15 @@
-"""A data set on one HTML page: counts, bars, faults, and some images with their boxes.
+"""A data set on one HTML page: counts, bars, faults, and some images with their boxes."""
 
-The page is one file and needs neither network nor scripts.
-"""
-
-import base64
-import html
-import io
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from PIL import Image
 
 from effdet_jax.data.example import DataReport, Source
-from effdet_jax.files import put_in_place
 from effdet_jax.inference.render import draw_boxes
+from effdet_jax.report.page import bars, card, escape, picture, row, thumbnail, write_page
 
 _THUMBNAILS, _THUMBNAIL_SIDE = 12, 320  # Per split, and pixels.
 _CASES = 200  # Of a fault; the rest are counted.
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: CanvasText; background: Canvas; }
-table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.stop { border-left: 4px solid #d1495b; padding-left: .8rem; }
-.thumbnails { display: flex; flex-wrap: wrap; gap: .5rem; }
-.thumbnails img { max-height: 220px; } rect { fill: #4c8dff; }
-details { margin: .4rem 0; } li { overflow-wrap: anywhere; }
-"""
 
 
 def write_data_page(
@@ -41,36 +22,48 @@ def write_data_page(
       reports: by split.
       sources: by split, of those that can be used; some of their images are shown.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for split, report in reports.items():
-        parts += _split(split, report, sources.get(split))
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>"
-    )
-    with put_in_place(path, overwrite=True) as aside, open(aside, "w", encoding="utf-8") as file:
-        file.write(page)
+    sections = {
+        split: split_section(report, sources.get(split), thumbnails=_THUMBNAILS)
+        for split, report in reports.items()
+    }
+    write_page(path, title, "", sections)
 
 
-def _split(split: str, report: DataReport, source: Source | None) -> Iterator[str]:
-    yield f"<h2>{split}</h2><p>{html.escape(report.lines()[0])}</p>"
+def split_section(report: DataReport, source: Source | None, *, thumbnails: int) -> str:
+    """What a split holds, and every fault of it.
+
+    Args:
+      source: of the report, if it can be used; an endless one has no sizes to count.
+      thumbnails: images to show, evenly over the set.
+    """
+    return "".join(_split(report, source, thumbnails))
+
+
+def _split(report: DataReport, source: Source | None, thumbnails: int) -> Iterator[str]:
+    yield f"<p>{escape(report.lines()[0])}</p>"
     for reason in report.stops:
-        yield f'<p class="stop">Training would refuse this: {html.escape(reason)}</p>'
-    yield "".join(f"<p>{html.escape(note)}</p>" for note in report.notes)
+        yield f'<p class="stop">Training would refuse this: {escape(reason)}</p>'
+    yield "".join(f"<p>{escape(note)}</p>" for note in report.notes)
     for kind, cases in sorted(report.faults.items(), key=lambda item: -len(item[1])):
         rest = f"<li>and {len(cases) - _CASES} more</li>" if len(cases) > _CASES else ""
-        listed = "".join(f"<li>{html.escape(case)}</li>" for case in cases[:_CASES])
-        title = f"{len(cases)} × {html.escape(kind)}"
+        listed = "".join(f"<li>{escape(case)}</li>" for case in cases[:_CASES])
+        title = f"{len(cases)} × {escape(kind)}"
         yield f"<details><summary>{title}</summary><ul>{listed}{rest}</ul></details>"
     counted = {name: count for name, count in report.classes.items() if count or len(name) < 40}
-    yield "<h3>Boxes by class</h3>" + _bars(counted)
+    blocks = [card("Boxes by class", bars(counted))] if counted else []
     if source is not None and not source.endless:
-        sides = [_sides(truth.boxes) for truth in source.ground_truth()]
-        yield "<h3>Boxes by size</h3>" + _bars(_histogram(np.concatenate(sides or [np.zeros(0)])))
-        sizes = np.array([max(truth.size) for truth in source.ground_truth()])
-        yield "<h3>Images by their longer side</h3>" + _bars(_histogram(sizes))
+        truths = list(source.ground_truth())
+        boxes = np.concatenate([np.zeros((0, 4)), *(truth.boxes for truth in truths)])
+        longest = np.array([max(truth.size) for truth in truths])
+        blocks += [
+            card(
+                "Boxes by size", bars(_histogram(_sides(boxes))), "Side of a square of their area."
+            ),
+            card("Images by their longer side", bars(_histogram(longest))),
+        ]
+    yield row(*blocks)
     if source is not None:
-        yield '<div class="thumbnails">' + "".join(_thumbnails(source)) + "</div>"
+        yield f'<div class="thumbnails">{"".join(_thumbnails(source, thumbnails))}</div>'
 
 
 def _sides(boxes: np.ndarray) -> np.ndarray:
@@ -85,33 +78,12 @@ def _histogram(values: np.ndarray) -> dict[str, int]:
     return {f"{2**n} … {2 ** (n + 1)} px": int((powers == n).sum()) for n in levels}
 
 
-def _bars(counts: Mapping[str, int]) -> str:
-    """A table with a bar per row."""
-    most = max(counts.values(), default=0) or 1
-    rows = [
-        f'<tr><td>{html.escape(name)}</td><td class="number">{count}</td><td>'
-        f'<svg width="300" height="12"><rect width="{300 * count / most:.1f}" height="12"/></svg>'
-        "</td></tr>"
-        for name, count in counts.items()
-    ]
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _thumbnails(source: Source) -> Iterator[str]:
-    for index in range(0, len(source), max(1, len(source) // _THUMBNAILS))[:_THUMBNAILS]:
+def _thumbnails(source: Source, count: int) -> Iterator[str]:
+    for index in range(0, len(source), max(1, len(source) // count))[:count]:
         example = source[index]
         if example.error:
             continue
-        factor = min(1.0, _THUMBNAIL_SIDE / max(example.image.shape[:2]))
-        image = Image.fromarray(example.image)
-        image = image.resize([max(1, round(side * factor)) for side in image.size])
+        small, factor = thumbnail(example.image, _THUMBNAIL_SIDE)
         boxes, labels = example.truth.boxes * factor, example.truth.labels
-        picture = draw_boxes(np.asarray(image), boxes, labels, source.class_names)
-        name = html.escape(source.describe(index), quote=True)
-        yield f'<img alt="{name}" title="{name}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+        drawn = draw_boxes(small, boxes, labels, source.class_names)
+        yield picture(drawn, source.describe(index))

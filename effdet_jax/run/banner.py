@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from effdet_jax.data.example import Source
+from effdet_jax.model.counts import count_parameters
 from effdet_jax.model.detector import Detector
-from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.run.decisions import Decision
 from effdet_jax.run.schedule import Schedule
 
@@ -57,10 +57,9 @@ def banner_lines(
 
 def _model_lines(model: Detector) -> list[str]:
     names, (height, width) = model.class_names, model.spec.image_size
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
     lines = [f"classes    {len(names)}: {names.preview(8)} (ids {names.ids[0]} … {names.ids[-1]})"]
     lines.append(
-        f"model      {model.spec.name} at {height}×{width}, {parameters:,} parameters, "
+        f"model      {model.spec.name} at {height}×{width}, {count_parameters(model):,} parameters, "
         f"computing in {np.dtype(model.dtype).name}"
     )
     return lines

@@ -14,6 +14,7 @@ from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.workdir import Workdir
 
 LEAST_SIDE = 256  # Pixels of a picture's shorter side, for its names to be legible.
+TRAIN_BATCH, VAL_DETECTIONS = "train_batch", "val_detections"  # Without the ending '.jpg'.
 
 
 class Pictures:
@@ -43,7 +44,7 @@ class Pictures:
             pictures.append(
                 draw_boxes(image, boxes[real], labels[real], names, least_side=LEAST_SIDE)
             )
-        self._write(step, "train_batch", pictures[:NUM_FIRST])
+        self._write(step, TRAIN_BATCH, pictures[:NUM_FIRST])
 
     def write_detections(
         self, step: int, detections: Mapping[int, Detections], score_threshold: float | None = None
@@ -65,7 +66,7 @@ class Pictures:
             else draw_boxes(image, np.zeros((0, 4)), np.zeros(0, int), least_side=LEAST_SIDE)
             for index, image in enumerate(self._images)
         ]
-        self._write(step, "val_detections", pictures)
+        self._write(step, VAL_DETECTIONS, pictures)
 
     def _write(self, step: int, name: str, pictures: Sequence[np.ndarray]):
         picture = grid(pictures)

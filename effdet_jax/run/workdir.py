@@ -4,9 +4,11 @@ WORKDIR/
   config.json            the configuration, as it is written into every checkpoint
   data_report.json       every fault of the data, whole
   metrics.jsonl          a row of numbers per interval and evaluation
+  report.html            what the newest evaluation says, to look at
   tensorboard/           the same numbers, and the pictures
   train_batch.jpg        the first augmented images
   val_detections.jpg     the first validation images with the last evaluation's detections
+  wandb_id, wandb/       with --config.log.wandb alone: W&B's
   checkpoints/last/      what training resumes from
   checkpoints/best/      what `ed.load` takes
   .lock                  held while a training writes here
@@ -32,7 +34,7 @@ try:
 except ImportError:  # Windows has no such locks, and nobody is kept out.
     fcntl = None
 
-CONFIG = "config.json"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 
 class WorkdirError(UserError):
@@ -62,7 +64,8 @@ class Workdir:
         self.path = os.fspath(path)
         self.config = os.path.join(self.path, CONFIG)
         self.data_report = os.path.join(self.path, "data_report.json")
-        self.metrics = os.path.join(self.path, "metrics.jsonl")
+        self.metrics = os.path.join(self.path, METRICS)
+        self.report = os.path.join(self.path, "report.html")
         self.tensorboard = os.path.join(self.path, "tensorboard")
         self.last = os.path.join(self.path, LAST)
         self.best = os.path.join(self.path, BEST)

@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.workdir import Workdir
+from tests.reports import make_analysis
 
 
 def rows(folder):
@@ -34,3 +36,19 @@ def test_rows_after_the_last_checkpoint_are_taken_back(tmp_path):
     writer.scalars(3, {"loss/total": 30})
     writer.close()
     assert [(row["step"], row["loss/total"]) for row in rows(tmp_path)] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_curves_of_classes_are_points_by_rising_threshold(tmp_path):
+    writer = MetricWriter(Workdir(tmp_path))
+    writer.curves(3, make_analysis(("cat", "dog")))
+    writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert board.Tags()["tensors"] == ["precision_by_recall/cat", "precision_by_recall/dog"]
+    (event,) = board.Tensors("precision_by_recall/cat")
+    found, false, _, missed, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
+    assert event.step == 3
+    # All 10 boxes at half the precision first; at recall 0.5, 5 of them and nothing false.
+    assert (found[0], false[0], missed[0], precision[0], recall[0]) == (10, 10, 0, 0.5, 1)
+    assert np.allclose([found[50], false[50], missed[50], precision[50]], [5, 0, 5, 1])
+    assert recall[-1] == 0
