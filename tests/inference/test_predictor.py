@@ -113,15 +113,22 @@ def test_a_grey_image_is_read_with_a_word():
     np.testing.assert_array_equal(found.boxes, same.boxes)
 
 
-def test_the_threshold_is_asked_for_or_the_models_own_or_a_default():
+def test_the_threshold_is_asked_for_or_the_models_own_or_a_default(monkeypatch):
+    asked = []
+    monkeypatch.setattr(predictors, "fold_batch_norm", lambda *pair: pair)
+    monkeypatch.setattr(
+        predictors, "create_detect", lambda model, **options: asked.append(options) or print
+    )
     model, variables = tiny()
-    assert ed.Predictor(model, variables).score_threshold == 0.3
     knowing = model.clone(score_threshold=0.42)
+    assert ed.Predictor(model, variables).score_threshold == 0.3
     assert ed.Predictor(knowing, variables).score_threshold == 0.42
-    assert ed.Predictor(knowing, variables, score_threshold=0.1).score_threshold == 0.1
-    scores = predictor()(picture(0, 30, 50)).scores
-    some = ed.Predictor(model, variables, score_threshold=float(scores[3]), max_detections=20)
-    assert len(some(picture(0, 30, 50))) == np.sum(scores >= scores[3])
+    assert ed.Predictor(knowing, variables, score_threshold=0, sigma=0.4).score_threshold == 0
+    assert asked == [
+        {"score_threshold": 0.3},
+        {"score_threshold": 0.42},
+        {"score_threshold": 0, "sigma": 0.4},
+    ]
 
 
 def test_it_sees_what_evaluation_sees():
