@@ -243,8 +243,8 @@ def _box(row: Sequence[float | None]) -> tuple[float, float, float, float] | Non
     if None in row:
         return None
     _, *sides = row
-    if len(sides) == 4:
-        x, y, width, height = sides
+    if len(sides) in (4, 5):
+        x, y, width, height = sides[:4]  # A detector's label has its score after them.
         return (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
     if len(sides) >= 6 and len(sides) % 2 == 0:
         xs, ys = sides[::2], sides[1::2]

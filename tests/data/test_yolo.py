@@ -26,8 +26,9 @@ def opened(root, split="train", **changes):
     return open_yolo(split, source_options(dir=str(root), val_fraction=0.0) | changes)
 
 
-def test_rows_are_boxes_or_polygons(tmp_path):
-    make(tmp_path, ["images/a.png"], f"{BOX}\n{POLYGON}\n")
+@pytest.mark.parametrize("box", [BOX, f"{BOX} 0.93"], ids=["box", "with a score"])
+def test_rows_are_boxes_or_polygons(tmp_path, box):
+    make(tmp_path, ["images/a.png"], f"{box}\n{POLYGON}\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     source = opened(tmp_path)
     np.testing.assert_allclose(source[0].truth.boxes, [[6, 4, 16, 24]] * 2, atol=1e-5)
@@ -40,7 +41,7 @@ def test_rows_are_boxes_or_polygons(tmp_path):
     [
         ("0 0.5 0.5 0.3", "box that isn't four finite numbers"),
         ("0 0.5 0.5 0.3 wide", "box that isn't four finite numbers"),
-        ("0 0.5 0.5 0.3 0.3 0.9", "box that isn't four finite numbers"),
+        ("0 0.5 0.5 0.3 0.3 wide", "box that isn't four finite numbers"),
         ("9 0.5 0.5 0.3 0.3", "box of a category that isn't listed"),
         ("cat 0.5 0.5 0.3 0.3", "box of a category that isn't listed"),
     ],
