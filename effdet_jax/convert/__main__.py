@@ -59,7 +59,10 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "drop_head": boolean("drop_head", False, "a new class head of --num_classes"),
         "class_names": flags.DEFINE_list("class_names", [], "names of the classes, in order"),
         "to": flags.DEFINE_enum(
-            "to", "", ["", "folder", "effdet", "automl"], "form, if not plain from DESTINATION"
+            "to",
+            "",
+            ["", "folder", "effdet", "torchvision", "automl"],
+            "form, if not plain from DESTINATION",
         ),
         "verify": boolean("verify", False, "compare with PyTorch's effdet, run here"),
         "reference": text("reference", "", "compare with recorded activations: an .npz"),

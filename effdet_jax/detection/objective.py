@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from effdet_jax.detection.retina import Retina
+from effdet_jax.detection.retinanet import RetinaNet, TorchvisionRetinaNet
 from effdet_jax.spec import ModelSpec
 
 
@@ -53,6 +54,8 @@ class Objective(Protocol):
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
+    "retinanet": RetinaNet,
+    "torchvision": TorchvisionRetinaNet,
 }
 
 

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from effdet_jax.checkpoint import is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
+from effdet_jax.convert.backbones import names_of
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import is_folder, read_folder
 from effdet_jax.convert.readers import Weights, read_weights
@@ -103,10 +104,11 @@ def _say_padding(model: Detector, weights: Weights, padding: str = "", epsilon: 
     """Prints how the model pads, and if its weights were trained otherwise."""
     spec = model.spec
     print(f"init       this model pads '{spec.padding}', epsilon {spec.backbone_epsilon:g}")
-    if weights.backbone_only and weights.kind == "timm":
+    if weights.backbone_only:
         # timm's own networks pad symmetrically; those it took over from TensorFlow are named 'tf_…'.
-        padding = "symmetric" if weights.architecture.startswith("efficientnet") else ""
-        epsilon = 1e-5
+        own = weights.kind == "timm" and weights.architecture.startswith("efficientnet")
+        known = own or weights.kind in names_of(spec.backbone).symmetric
+        padding, epsilon = ("symmetric" if known else ""), 1e-5
     if padding and padding != spec.padding:
         print(
             f"init       these weights were trained with {padding} padding, epsilon {epsilon:g}, "
