@@ -14,7 +14,7 @@ from effdet_jax.convert.archives import read_npz
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.write import tensors_for
 from effdet_jax.detection.heads import Outputs
-from effdet_jax.detection.postprocess import detect
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import ModelSpec
 
@@ -68,9 +68,12 @@ def run_layers(
     for level in spec.levels:
         if f"P{level}" in found["pyramid"]:
             layers[f"input P{level}"] = found["pyramid"][f"P{level}"]["__call__"][0]
-    for cell in range(spec.pyramid_cells):
+    cells = [cell for cell in range(spec.pyramid_cells) if f"cell_{cell}" in found["pyramid"]]
+    for cell in cells:
         for level, x in found["pyramid"][f"cell_{cell}"]["__call__"][0].items():
             layers[f"cell {cell} P{level}"] = x
+    for level, x in found["pyramid"]["__call__"][0].items():
+        layers[f"pyramid P{level}"] = x
     for level in spec.levels:
         layers[f"class P{level}"] = outputs.class_logits[level]
         layers[f"box P{level}"] = outputs.box_deltas[level]
@@ -81,6 +84,7 @@ def run_layers(
 def _network_with_layers(spec: ModelSpec) -> Callable[..., Any]:
     wanted = {
         ("backbone",),
+        ("pyramid",),
         *(("pyramid", f"P{level}") for level in spec.levels),
         *(("pyramid", f"cell_{cell}") for cell in range(spec.pyramid_cells)),
     }
@@ -125,7 +129,8 @@ def compare_detections(
     Equal are the same class at the same rank, or at that of a score within `SCORE_TIE`.
     """
     spec = dataclasses.replace(spec, image_size=reference.images.shape[1:3])
-    run = jax.jit(lambda outputs: detect(outputs, spec.anchors(), score_threshold=0.0))
+    decode = create_objective(spec).decode
+    run = jax.jit(lambda outputs: decode(outputs, score_threshold=0.0))
     a, b = (jax.device_get(run(_outputs(spec, side))) for side in (layers, reference.layers))
     equal, total, box_difference = 0, 0, 0.0
     for image in range(len(a.scores)):

@@ -17,6 +17,7 @@ from effdet_jax.layers.initializers import hundredth_normal
 
 # What torchvision lets a side grow by at most: a factor of 62.5.
 MOST_GROWTH = math.log(1000 / 16)
+LEVEL_TOP_K = 1000
 
 
 class RetinaNet(Retina):
@@ -29,8 +30,10 @@ class TorchvisionRetinaNet(RetinaNet):
     """torchvision's `retinanet_resnet50_fpn`, whose weights it takes as they are.
 
     The heads have no normalisation and predict (tx, ty, tw, th); outputs are in this package's
-    order. tw and th are cut at log 62.5 before boxes are decoded. Class columns of its COCO weights
-    are COCO's ids 0 … 90; a model of another number of classes has none for the background.
+    order. tw and th are cut at log 62.5 before boxes are decoded, and the 1000 best of every level
+    enter NMS, whatever `pre_nms_top_k` says; torchvision's other options are `score_threshold=0.05`
+    and `max_detections=300`. Class columns of its COCO weights are COCO's ids 0 … 90; a model of
+    another number of classes has none for the background.
     """
 
     head_options: ClassVar = {**RetinaNet.head_options, "norm": False}
@@ -41,6 +44,7 @@ class TorchvisionRetinaNet(RetinaNet):
         return _with_deltas(outputs, lambda deltas: deltas[..., order])
 
     def decode(self, outputs: Outputs, **options: Any) -> Detections:
+        options["level_top_k"] = LEVEL_TOP_K
         return super().decode(_with_deltas(outputs, _cut), **options)
 
     def candidates(self, outputs: Outputs) -> dict[str, Array]:
