@@ -15,7 +15,7 @@ from effdet_jax.layers.convolution import CONVOLUTIONS, call
 from effdet_jax.model.efficientnet import VARIANTS, EfficientNet
 from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.merge import MERGES
-from effdet_jax.model.pyramid import LATERALS, NodeSettings, Pyramid
+from effdet_jax.model.pyramid import LATERALS, POOLINGS, NodeSettings, Pyramid
 from effdet_jax.ops.images import normalize
 from effdet_jax.ops.normalization import ACTIVATIONS
 from effdet_jax.spec import ModelSpec
@@ -50,13 +50,15 @@ def check_spec(spec: ModelSpec) -> None:
     """Checks what a spec names against what there is.
 
     Raises:
-      ValueError: a name is unknown; the message lists the known ones.
+      ValueError: a name is unknown, and the message lists the known ones; or the pyramid has no
+        such levels.
     """
     for field, known in (
         ("backbone", BACKBONES),
         ("pyramid", PYRAMIDS),
         ("fusion", MERGES),
         ("laterals", LATERALS),
+        ("pooling", POOLINGS),
         ("conv", CONVOLUTIONS),
         ("activation", ACTIVATIONS),
         ("objective", OBJECTIVES),
@@ -64,6 +66,7 @@ def check_spec(spec: ModelSpec) -> None:
         if getattr(spec, field) not in known:
             names = ", ".join(filter(None, known))
             raise ValueError(f"{field} '{getattr(spec, field)}' is unknown; there are {names}")
+    PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
 
 
 class Detector(nn.Module):
@@ -105,6 +108,7 @@ class Detector(nn.Module):
                 spec.conv,
                 spec.redundant_bias,
                 spec.padding,
+                spec.pooling,
                 self.dtype,
             ),
             spec.pyramid_cells,
