@@ -45,6 +45,7 @@ _CHOICES = {
 _AT_LEAST = {
     "batch_size": 0,
     "microbatches": 1,
+    "model.max_level": 0,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
     "data.overfit": 0,
@@ -109,9 +110,12 @@ def get_config() -> ConfigDict:
     config.model.pyramid_width = 0
     config.model.pyramid_cells = 0
     config.model.head_depth = 0
-    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'.
-    config.model.pyramid = ""  # Graph of a cell: 'bifpn'.
+    config.model.max_level = 0  # Coarsest of the pyramid: 7 or, for D7x, 8; 5 for small objects.
+    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum', 'channel_fast' …: `MERGES`.
+    # Graph of a cell: 'bifpn', 'fpn', 'panet', 'simple_panet', 'fully_connected', 'qufpn', 'nasfpn'.
+    config.model.pyramid = ""
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
+    config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
     config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.

@@ -48,6 +48,7 @@ class ModelSpec:
       backbone_epsilon: of the backbone's batch normalisations; 1e-3 everywhere else.
       pyramid: graph of a cell, one of `model.graphs.PYRAMIDS`, or one of `model.detector.NECKS`.
       laterals: where backbone levels get the pyramid's width, one of `model.pyramid.LATERALS`.
+      pooling: of the pyramid, one of `model.pyramid.POOLINGS`.
       conv: kind of the pyramid's and the heads' convolutions, one of
         `layers.convolution.CONVOLUTIONS`.
       objective: heads, targets, loss and decoding, one of `detection.objective.OBJECTIVES`.
@@ -79,6 +80,7 @@ class ModelSpec:
     backbone_epsilon: float = 1e-3
     pyramid: str = "bifpn"
     laterals: str = "node"
+    pooling: str = "overlapping"
     conv: str = "separable"
     objective: str = "retina"
     intensity: tuple[float, ...] = ()
@@ -92,6 +94,10 @@ class ModelSpec:
         for name in ("num_classes", "pyramid_width", "pyramid_cells", "head_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_level <= self.min_level:
+            raise ValueError(
+                f"max_level is {self.max_level}; it must be above min_level, {self.min_level}"
+            )
         if min(self.image_size) < 1:
             raise ValueError(f"image_size {self.image_size} has a side below 1 px")
         sizes = [feature_size(self.image_size, level) for level in self.levels]

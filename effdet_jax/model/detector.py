@@ -18,7 +18,7 @@ from effdet_jax.model.efficientnet import VARIANTS, EfficientNet
 from effdet_jax.model.fpn import FPN
 from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.merge import MERGES
-from effdet_jax.model.pyramid import LATERALS, NodeSettings, Pyramid
+from effdet_jax.model.pyramid import LATERALS, POOLINGS, NodeSettings, Pyramid
 from effdet_jax.ops.images import normalize
 from effdet_jax.ops.normalization import ACTIVATIONS
 from effdet_jax.spec import ModelSpec
@@ -64,6 +64,7 @@ def _pyramid(spec: ModelSpec, *, dtype: DTypeLike, remat: bool, name: str) -> Py
         spec.conv,
         spec.redundant_bias,
         spec.padding,
+        spec.pooling,
         dtype,
     )
     return Pyramid(
@@ -100,13 +101,15 @@ def check_spec(spec: ModelSpec) -> None:
     """Checks what a spec names against what there is.
 
     Raises:
-      ValueError: a name is unknown; the message lists the known ones.
+      ValueError: a name is unknown, and the message lists the known ones; or the pyramid has no
+        such levels.
     """
     for field, known in (
         ("backbone", BACKBONES),
         ("pyramid", {**PYRAMIDS, **NECKS}),
         ("fusion", MERGES),
         ("laterals", LATERALS),
+        ("pooling", POOLINGS),
         ("conv", CONVOLUTIONS),
         ("activation", ACTIVATIONS),
         ("objective", OBJECTIVES),
@@ -114,6 +117,8 @@ def check_spec(spec: ModelSpec) -> None:
         if getattr(spec, field) not in known:
             names = ", ".join(filter(None, known))
             raise ValueError(f"{field} '{getattr(spec, field)}' is unknown; there are {names}")
+    if spec.pyramid in PYRAMIDS:
+        PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
 
 
 class Detector(nn.Module):
