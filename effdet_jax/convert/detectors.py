@@ -59,6 +59,11 @@ def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
     return list(RULES[kind](spec) if kind in RULES else backbone_rules(kind, spec.backbone))
 
 
+def pytorch_kind(spec: ModelSpec) -> str:
+    """The kind of PyTorch weights that has a model's pyramid: 'effdet', or one that is no node list."""
+    return next((kind for kind, names in _NECKS.items() if spec.pyramid in names), "effdet")
+
+
 def guess_spec(
     weights: Weights, name: str = "", *, among: Sequence[str] = (), **changes: Any
 ) -> ModelSpec:

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from effdet_jax.convert.archives import read_npz
+from effdet_jax.convert.detectors import pytorch_kind
 from effdet_jax.convert.rules import ConversionError
+from effdet_jax.convert.torchvision_live import torchvision_layers
 from effdet_jax.convert.write import tensors_for
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.objective import create_objective
@@ -225,19 +227,37 @@ def _with_anchors(spec: ModelSpec, name: str, array: np.ndarray) -> np.ndarray:
 def live_reference(
     spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int], *, seed: int = 0
 ) -> Reference:
-    """PyTorch's effdet, run here with the same weights on a random image of `size`.
+    """PyTorch's effdet or torchvision, run here with the same weights on a random image of `size`.
+
+    Raises:
+      ConversionError: torch and that program aren't installed, or have no such model.
+    """
+    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
+    kind = pytorch_kind(spec)
+    return Reference(kind, images, LIVE[kind](spec, variables, images))
+
+
+def effdet_layers(
+    spec: ModelSpec, variables: Mapping[str, Any], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """PyTorch effdet's layers under the names of `Reference.layers`.
 
     Raises:
       ConversionError: torch and effdet aren't installed, or have no such model.
     """
-    network = _effdet_network(spec, variables, size)
-    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
-    layers = {
+    network = _effdet_network(spec, variables, images.shape[1:3])
+    return {
         f"{part} P{level}": _with_anchors(spec, part, x.numpy().transpose(0, 2, 3, 1))
         for part, levels, features in _effdet_layers(network, spec.levels, images)
         for level, x in zip(levels, features)
     }
-    return Reference("effdet", images, layers)
+
+
+# Kind of weights → (spec, variables, normalised images) → layers, by the program whose they are.
+LIVE: dict[str, Callable[..., dict[str, np.ndarray]]] = {
+    "effdet": effdet_layers,
+    "torchvision": torchvision_layers,
+}
 
 
 def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int]) -> Any:
