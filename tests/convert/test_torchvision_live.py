@@ -13,7 +13,7 @@ from effdet_jax.spec import model_spec
 from tests.tiny import random_variables
 
 SPEC = model_spec(
-    "retinanet-r50-torchvision", num_classes=3, pyramid_width=32, head_depth=2, image_size=(128, 64)
+    "retinanet-r50-torchvision", num_classes=3, pyramid_width=32, head_depth=2, image_size=(128, 128)
 )
 
 
@@ -21,7 +21,7 @@ SPEC = model_spec(
 def test_every_layer_is_torchvisions():
     pytest.importorskip("torchvision")
     variables = random_variables(Detector(SPEC))
-    reference = live_reference(SPEC, variables, (128, 64))
+    reference = live_reference(SPEC, variables, (128, 128))
     rows = compare(run_layers(SPEC, variables, reference.images), reference)
     # Three of the backbone; a feature, classes and boxes for each of five levels.
     assert reference.name == "torchvision" and len(rows) == 3 + 3 * 5
