@@ -19,6 +19,7 @@ from effdet_jax.convert.archives import (
 )
 from effdet_jax.convert.backbones import BACKBONES
 from effdet_jax.convert.pth import read_pth
+from effdet_jax.convert.pytorch import repeats_first
 from effdet_jax.convert.rules import ConversionError, listed
 from effdet_jax.convert.state_dict import find_tensors, named_architecture
 from effdet_jax.convert.tensorbundle import TensorBundle
@@ -258,7 +259,8 @@ def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str,
     if DETECTORS["zylo117"] in tensors:
         tensors = _without(tensors, unused_names(tensors), "fusion weights without a use", notes)
     # PyTorch's counters of batches carry nothing for us.
-    return {n: array for n, array in tensors.items() if not n.endswith("num_batches_tracked")}
+    counted = {n: array for n, array in tensors.items() if not n.endswith("num_batches_tracked")}
+    return repeats_first(counted)
 
 
 def _tells() -> dict[str, str]:
