@@ -34,6 +34,13 @@ RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
 _NECKS = {"torchvision": ("retinanet_plain",)}
 _MODELS = {"torchvision": tuple(n for n in FAMILIES["retinanet"] if n.endswith("-torchvision"))}
 _HEAD = "class_head/predict/"
+# PyTorch effdet's models with quad-FPN: the model here that each is close to, and what it changes.
+# (efficientdet_q1 resizes bilinearly, which isn't here.)
+_QUAD = {
+    "efficientdet_q0": ("efficientdet-d0", {"pyramid": "qufpn"}),
+    "efficientdet_q2": ("efficientdet-d2", {"pyramid": "qufpn", "pyramid_cells": 4}),
+}
+_NODES = r"^fpn\.cell\.0\.fnode\.(\d+)\."  # Of PyTorch effdet.
 # How names count a pyramid's cells and a head's convolutions, by kind.
 _COUNTED = {
     "effdet": (r"^fpn\.cell\.(\d+)\.", r"^class_net\.conv_rep\.(\d+)\."),
@@ -110,6 +117,9 @@ def named_model(name: str) -> tuple[str, dict[str, Any]] | None:
     'efficientdet_d0' pads symmetrically and has another epsilon in the backbone; 'tf_…', and all
     models here, pad 'same'. None if it is no such name.
     """
+    if name in _QUAD:
+        close, changes = _QUAD[name]
+        return close, changes | named_model(close.replace("-", "_"))[1]
     found = re.fullmatch(r"(tf_)?efficientdet([-_])(d\dx?|lite\dx?)(_ap)?", name)
     if not found or f"efficientdet-{found[3]}" not in MODELS:
         return None
@@ -180,11 +190,16 @@ def _difference(weights: Weights, spec: ModelSpec) -> int:
 
 
 def _measured(weights: Weights, spec: ModelSpec) -> ModelSpec:
-    """The spec with the width, the depths and the kind of fusion that the tensors have."""
-    cells, depth = (
+    """The spec with the graph, the width, the depths and the kind of fusion that the tensors have."""
+    cells, depth, nodes = (
         len({found[1] for name in weights.tensors if (found := re.search(pattern, name))})
-        for pattern in _COUNTED[weights.kind]
+        for pattern in (*_COUNTED[weights.kind], _NODES)
     )
+    graphs = {
+        len(PYRAMIDS[graph](spec.min_level, spec.max_level)): graph
+        for graph, _ in pytorch.FPN_NAMES
+    }
+    spec = dataclasses.replace(spec, pyramid=graphs.get(nodes, spec.pyramid))
     rules = {rule.path: rule for rule in rules_for(weights.kind, spec)}
     # The pyramid's width is what the class prediction's first convolution has as input.
     layer, axis = ("depthwise/", -1) if spec.conv == "separable" else ("", -2)

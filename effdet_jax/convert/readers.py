@@ -19,6 +19,7 @@ from effdet_jax.convert.archives import (
 )
 from effdet_jax.convert.backbones import BACKBONES
 from effdet_jax.convert.pth import read_pth
+from effdet_jax.convert.pytorch import repeats_first
 from effdet_jax.convert.rules import ConversionError, listed
 from effdet_jax.convert.state_dict import find_tensors, named_architecture
 from effdet_jax.convert.tensorbundle import TensorBundle
@@ -267,7 +268,7 @@ def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str,
     )
     if DETECTORS["zylo117"] in tensors:
         tensors = _without(tensors, unused_names(tensors), "fusion weights without a use", notes)
-    return tensors
+    return repeats_first(tensors)
 
 
 def _tells() -> dict[str, str]:

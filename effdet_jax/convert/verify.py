@@ -12,6 +12,7 @@ import numpy as np
 
 from effdet_jax.convert.archives import read_npz
 from effdet_jax.convert.detectors import pytorch_kind
+from effdet_jax.convert.pytorch import fpn_name
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.torchvision_live import torchvision_layers
 from effdet_jax.convert.write import tensors_for
@@ -276,6 +277,11 @@ def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[i
     except KeyError as error:
         raise ConversionError(f"effdet has no model '{name}'") from error
     config.image_size, config.num_classes = size, spec.num_classes
+    config.fpn_name, config.separable_conv = fpn_name(spec), spec.conv == "separable"
+    config.fpn_channels, config.fpn_cell_repeats = spec.pyramid_width, spec.pyramid_cells
+    config.box_class_repeats = spec.head_depth
+    config.min_level, config.max_level = spec.min_level, spec.max_level
+    config.num_levels = len(spec.levels)
     network = EfficientDet(config, pretrained_backbone=False).eval()
     tensors = tensors_for("effdet", spec, variables)
     network.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()}, strict=True)
