@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
-    config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
+    config.model.objective = ""  # Heads, loss, decoding: 'retina', 'retinanet', 'torchvision'.
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.

@@ -13,7 +13,11 @@ from effdet_jax.spec import model_spec
 from tests.tiny import random_variables
 
 SPEC = model_spec(
-    "retinanet-r50-torchvision", num_classes=3, pyramid_width=32, head_depth=2, image_size=(128, 128)
+    "retinanet-r50-torchvision",
+    num_classes=3,
+    pyramid_width=32,
+    head_depth=2,
+    image_size=(128, 128),
 )
 
 

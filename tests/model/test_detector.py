@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from effdet_jax.detection.heads import CLASS_BIAS
-from effdet_jax.model.detector import Detector, check_spec
+from effdet_jax.model.detector import NECKS, Detector, check_spec
 from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
@@ -47,6 +48,32 @@ def test_any_image_size_works(name, size, expected):
     ]
     assert [x.shape for x in outputs.box_deltas.values()] == [(2, *side, 9, 4) for side in expected]
     assert list(outputs.class_logits) == list(spec.levels)
+
+
+@pytest.mark.parametrize("pyramid", NECKS)
+def test_pyramids_that_are_no_graph_take_any_size(pyramid):
+    changes = {"backbone": "resnet-tiny", "pyramid": pyramid, "pyramid_width": 8}
+    outputs = output_shapes(tiny_spec("retinanet-r50", image_size=(499, 333), **changes))
+    sides = [(63, 42), (32, 21), (16, 11), (8, 6), (4, 3)]
+    assert [x.shape for x in outputs.class_logits.values()] == [(2, *side, 9, 2) for side in sides]
+
+
+def test_a_neck_is_an_entry(monkeypatch):
+    class Pooled(nn.Module):
+        @nn.compact
+        def __call__(self, features, *, train=False):
+            x = nn.Conv(8, (1, 1))(features[5])
+            levels = {
+                n: jnp.repeat(jnp.repeat(x, 2 ** (5 - n), 1), 2 ** (5 - n), 2) for n in (3, 4)
+            }
+            return {**levels, 5: x}
+
+    monkeypatch.setitem(NECKS, "pooled", lambda spec, *, dtype, remat, name: Pooled(name=name))
+    spec = tiny_spec(pyramid="pooled", max_level=5)
+    check_spec(spec)
+    shapes = [x.shape[1:3] for x in output_shapes(spec).box_deltas.values()]
+    assert shapes == [(8, 8), (4, 4), (2, 2)]
+    assert "Conv_0" in abstract_variables(Detector(spec))["params"]["pyramid"]
 
 
 def test_parameter_paths_are_the_documented_ones():
