@@ -45,7 +45,6 @@ _CHOICES = {
 _AT_LEAST = {
     "batch_size": 0,
     "microbatches": 1,
-    "model.max_level": 0,
     "mesh.fsdp": 1,
     "mesh.spatial": 1,
     "data.overfit": 0,
@@ -63,7 +62,6 @@ _AT_LEAST = {
     "checkpoint_every_minutes": 0,
     "eval.pre_nms_top_k": 0,
 }
-
 
 # The value that leaves a knob open: `run.decisions` finds one that suits the data.
 OPEN = {
@@ -110,10 +108,9 @@ def get_config() -> ConfigDict:
     config.model.pyramid_width = 0
     config.model.pyramid_cells = 0
     config.model.head_depth = 0
-    config.model.max_level = 0  # Coarsest of the pyramid: 7 or, for D7x, 8; 5 for small objects.
-    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum', 'channel_fast' …: `MERGES`.
-    # Graph of a cell: 'bifpn', 'fpn', 'panet', 'simple_panet', 'fully_connected', 'qufpn', 'nasfpn'.
-    config.model.pyramid = ""
+    config.model.max_level = 0  # Coarsest: of a 128 px image P6 and P7 are 2×2 and 1×1 cells.
+    config.model.fusion = ""  # fast, softmax, unbounded, sum, channel_fast, channel_softmax.
+    config.model.pyramid = ""  # bifpn, fpn, panet, simple_panet, fully_connected, qufpn, nasfpn.
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.

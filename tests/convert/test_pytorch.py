@@ -114,7 +114,7 @@ def test_the_pyramid_of_cspresdext50pan_live():
 
     config = import_of.get_efficientdet_config("cspresdext50pan")
     config.image_size = (128, 256)
-    widths = {3: 256, 4: 512, 5: 1024}
+    widths = {3: 512, 4: 1024, 5: 2048}
     infos = [{"num_chs": width} for width in widths.values()]
     network, tensors = lively(import_of.efficientdet.BiFpn(config, infos), seed=0)
     spec = model_spec(

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from effdet_jax.detection.heads import CLASS_BIAS
 from effdet_jax.model.detector import NECKS, Detector, check_spec
+from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.model.merge import MERGES
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.spec import model_spec
@@ -94,6 +97,36 @@ def test_sum_fusion_has_no_weights():
     assert "fusion" not in variables["params"]["pyramid"]["cell_0"]["P4_td"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"pyramid": graph, "fusion": "fast"} for graph in PYRAMIDS]
+    + [{"fusion": fusion} for fusion in sorted(set(MERGES) - {"fast"})]
+    + [{"pyramid": "nasfpn", "laterals": "level", "pooling": "disjoint", "max_level": 7}]
+    + [{"pyramid": "qufpn", "fusion": "sum", "max_level": 8, "image_size": (256, 256)}],
+)
+def test_a_gradient_reaches_every_parameter_of_a_pyramid(changes):
+    spec = tiny_spec("efficientdet-d0", **{"image_size": (128, 128), **changes})
+    model, rng = Detector(spec), np.random.default_rng(1)
+    variables = random_variables(model)
+    images = jnp.asarray(rng.normal(size=(2, *spec.image_size, 3)), jnp.float32)
+
+    def loss(params):
+        found, _ = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return sum(
+            jnp.sum(x * jnp.cos(jnp.arange(x.size).reshape(x.shape)))
+            for x in jax.tree.leaves(found)
+        )
+
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(variables["params"])
+    for path, gradient in flatten_dict(gradients["pyramid"], sep="/").items():
+        assert np.isfinite(gradient).all(), path
+        redundant = path.endswith(("conv/bias", "pointwise/bias"))
+        assert redundant or np.any(gradient != 0), path
+
+
 def test_class_bias_is_probability_one_hundredth():
     np.testing.assert_allclose(1 / (1 + np.exp(-CLASS_BIAS)), 0.01)
     np.testing.assert_allclose(CLASS_BIAS, -4.59511985)
@@ -154,6 +187,7 @@ def test_symmetric_padding_reaches_every_strided_window(monkeypatch):
         ("pyramid", "bifpn"),
         ("fusion", "fast, softmax"),
         ("laterals", "node, level"),
+        ("pooling", "overlapping, disjoint"),
         ("conv", "separable, dense"),
         ("activation", "swish, relu"),
         ("objective", "retina"),
