@@ -122,7 +122,7 @@ def check_spec(spec: ModelSpec) -> None:
 
 
 class Detector(nn.Module):
-    """EfficientDet as its spec describes it.
+    """A detector as its spec describes it.
 
     `model.apply(variables, images)` is inference; training passes `train=True`,
     `mutable=['batch_stats']` and, where the spec has drop-connect, `rngs={'drop_connect': key}`.
