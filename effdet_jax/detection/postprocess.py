@@ -72,12 +72,10 @@ def detect(
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method '{method}' is unknown; there are {', '.join(NMS_METHODS)}")
     flat_anchors = _flat_anchors(anchors)
+    best_pairs = top_k_pairs_of_each if level_top_k else top_k_pairs
 
     def one_image(logits, deltas, limits):
-        if level_top_k:
-            best, indices, classes = top_k_pairs_of_each(logits, level_top_k)
-        else:
-            best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
+        best, indices, classes = best_pairs(logits, level_top_k or pre_nms_top_k)
         deltas = jnp.concatenate(deltas)[indices]
         boxes = box_ops.decode(deltas, flat_anchors[indices])
         boxes = boxes if limits is None else box_ops.clip(boxes, limits)

@@ -22,7 +22,7 @@ def tensors(rng):
     for rule in resnet_rules("resnet-tiny"):
         shape = shapes[rule.path].shape
         (found[rule.names[0]],) = rule.to_source(rng.normal(size=shape).astype(np.float32))
-    return found | {"bn1.num_batches_tracked": np.int64(5)}
+    return found | {"bn1.num_batches_tracked": np.array(5)}
 
 
 def test_names():
@@ -43,7 +43,7 @@ def test_a_detector_starts_from_a_file_of_imagenet(tmp_path, tensors, capsys):
     save_file(tensors, path)
     variables, classes = read_initial_variables(path, Detector(SPEC))
     said = capsys.readouterr().out
-    assert "left out: 2 tensors of the ImageNet classifier (fc.bias, fc.weight, …)" in said
+    assert "left out: 2 tensors of the ImageNet classifier (fc." in said
     assert "this model pads 'symmetric', epsilon 1e-05" in said and "shifted" not in said
     assert classes is None
     flat = flatten(variables)
@@ -69,7 +69,9 @@ def test_another_backbone_is_refused(tmp_path, tensors):
     save_file(tensors, tmp_path / "r.safetensors")
     weights = read_weights(tmp_path / "r.safetensors")
     assert weights.kind == "resnet"
-    with pytest.raises(ConversionError, match="isn't resnet50: .* missing in the source: layer1.1"):
+    with pytest.raises(
+        ConversionError, match=r"isn't resnet50: [^|]*missing in the source: layer1.1"
+    ):
         backbone_variables(weights, tiny_spec("retinanet-r50", backbone="resnet50"))
     with pytest.raises(ConversionError, match="isn't found in weights of resnet, only of effdet"):
         backbone_variables(weights, tiny_spec())
