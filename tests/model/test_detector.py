@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from flax.traverse_util import flatten_dict
 
 from effdet_jax.detection.heads import CLASS_BIAS
@@ -97,7 +96,7 @@ def test_a_gradient_reaches_every_parameter_of_a_pyramid(changes):
     gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(variables["params"])
     for path, gradient in flatten_dict(gradients["pyramid"], sep="/").items():
         assert np.isfinite(gradient).all(), path
-        redundant = path.endswith("conv/bias") or path.endswith("pointwise/bias")
+        redundant = path.endswith(("conv/bias", "pointwise/bias"))
         assert redundant or np.any(gradient != 0), path
 
 
