@@ -58,11 +58,10 @@ def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
       ConversionError: its backbone or its pyramid isn't found in that kind of weights.
     """
     if kind in RULES and spec.pyramid not in _NECKS.get(kind, PYRAMIDS):
-        homes = [other for other, pyramids in _NECKS.items() if spec.pyramid in pyramids]
-        raise ConversionError(
-            f"weights of {kind} have no pyramid '{spec.pyramid}'"
-            + (f"; those of {homes[0]} do: --to={homes[0]}" if homes else "")
-        )
+        home = pytorch_kind(spec)
+        hint = f"; those of {home} do: --to={home}" if spec.pyramid in _NECKS.get(home, ()) else ""
+        models = f"; they are of {', '.join(_MODELS[kind])}" if kind in _MODELS else ""
+        raise ConversionError(f"weights of {kind} have no pyramid '{spec.pyramid}'{hint}{models}")
     return list(RULES[kind](spec) if kind in RULES else backbone_rules(kind, spec.backbone))
 
 

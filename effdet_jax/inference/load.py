@@ -62,6 +62,11 @@ def initial_kind(path: str) -> str:
     return "backbone" if read_weights(path).backbone_only else "detector"
 
 
+# What a detector's tensors tell of it; where the model to start differs, they serve in part.
+_TOLD = ("num_classes", "redundant_bias", "image_size", "max_level")
+_TOLD += ("pyramid", "pyramid_cells", "fusion", "laterals", "pooling", "conv")
+
+
 def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames | None]:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
 
@@ -88,8 +93,8 @@ def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames 
         return backbone_variables(weights, model.spec), None
     found = guess_spec(weights, among=(model.spec.name,))
     _say_padding(model, weights, found.padding, found.backbone_epsilon)
-    same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}
-    variables = detector_variables(weights, dataclasses.replace(model.spec, **same))
+    told = {field: getattr(found, field) for field in _TOLD}
+    variables = detector_variables(weights, dataclasses.replace(model.spec, **told))
     return variables, _known(weights.class_names or ClassNames.numbered(found.num_classes))
 
 

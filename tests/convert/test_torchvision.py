@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from effdet_jax.classes import COCO
 from effdet_jax.convert.detectors import detector_variables, guess_spec, rules_for
-from effdet_jax.convert.readers import Weights
-from effdet_jax.convert.rules import abstract_shapes, to_tensors
+from effdet_jax.convert.readers import Weights, read_weights
+from effdet_jax.convert.rules import ConversionError, abstract_shapes, to_tensors
 from effdet_jax.convert.torchvision import (
     COCO_WITH_BACKGROUND,
     class_names_of,
@@ -18,6 +19,7 @@ from effdet_jax.convert.torchvision import (
     torchvision_rules,
 )
 from effdet_jax.convert.verify import run_layers
+from effdet_jax.convert.write import write_tensors
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.model.detector import BACKBONES
@@ -169,3 +171,30 @@ def test_frozen_normalisations_have_no_epsilon():
     frozen = Weights("w", "torchvision", weights.tensors, (), frozen_norms=True)
     assert guess_spec(weights, spec.name).backbone_epsilon == 1e-5
     assert guess_spec(frozen, spec.name).backbone_epsilon == 0.0
+
+
+def test_other_programs_have_no_such_pyramid():
+    spec, weights, _ = golden()
+    with pytest.raises(
+        ConversionError, match="'retinanet_plain'; those of torchvision do: --to=tor"
+    ):
+        rules_for("effdet", spec)
+    with pytest.raises(ConversionError, match="no pyramid 'retinanet'$"):
+        rules_for("automl", model_spec("retinanet-r50"))
+    with pytest.raises(
+        ConversionError, match="no pyramid 'bifpn'; they are of retinanet-r50-torch"
+    ):
+        guess_spec(weights, "efficientdet-d0")
+
+
+def test_a_file_of_its_is_a_detector_again(tmp_path):
+    """As `convert` writes it: with counters of batches, and the model in its metadata."""
+    spec, weights, _ = golden()
+    variables = detector_variables(weights, spec)
+    count = write_tensors(str(tmp_path / "t.safetensors"), "torchvision", spec, variables)
+    norms = sum(name.endswith("running_var") for name in weights.tensors)
+    assert count == len(weights.tensors) + norms
+    again = read_weights(tmp_path / "t.safetensors")
+    assert (again.kind, again.spec, again.frozen_norms) == ("torchvision", spec, False)
+    save_file(dict(weights.tensors), tmp_path / "frozen.safetensors")
+    assert read_weights(tmp_path / "frozen.safetensors").frozen_norms
