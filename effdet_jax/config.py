@@ -63,7 +63,6 @@ _AT_LEAST = {
     "eval.pre_nms_top_k": 0,
 }
 
-
 # The value that leaves a knob open: `run.decisions` finds one that suits the data.
 OPEN = {
     "batch_size": 0,
@@ -110,11 +109,13 @@ def get_config() -> ConfigDict:
     config.model.pyramid_width = 0
     config.model.pyramid_cells = 0
     config.model.head_depth = 0
-    config.model.fusion = ""  # 'fast', 'softmax', 'unbounded', 'sum'.
-    config.model.pyramid = ""  # Graph of a cell: 'bifpn'.
+    config.model.max_level = 0  # Coarsest: of a 128 px image P6 and P7 are 2×2 and 1×1 cells.
+    config.model.fusion = ""  # fast, softmax, unbounded, sum, channel_fast, channel_softmax.
+    config.model.pyramid = ""  # bifpn, fpn, panet, simple_panet, fully_connected, qufpn, nasfpn.
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
+    config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
-    config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
+    config.model.objective = ""  # Heads, loss, decoding: 'retina', 'retinanet', 'torchvision'.
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.

@@ -1,6 +1,6 @@
-"""The compound coefficient φ → `ModelSpec` (EfficientDet, arXiv:1911.09070, section 4.2).
+"""A model's name → `ModelSpec`: EfficientDets by their compound coefficient φ, others from `families`.
 
-One φ scales everything: width, depth and input size. The equations are the paper's; the released
+EfficientDet: Tan et al., arXiv:1911.09070, section 4.2. One φ scales everything: width, depth and input size. The equations are the paper's; the released
 models differ from them in a few entries, listed in `EXCEPTIONS` with the reason. A φ nobody
 released (`efficientdet-d2.5`) follows the equations alone.
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from effdet_jax.ops.anchors import anchor_boxes, feature_size
+from effdet_jax.families import FAMILIES
+from effdet_jax.ops.anchors import LAYOUTS, feature_size
 from effdet_jax.ops.resample import PADDINGS
 
 # Published D0–D7x were trained and scored with rounded aspects; Lite came after the reference had
@@ -38,14 +39,16 @@ class ModelSpec:
       activation: one of `ops.normalization.ACTIVATIONS`.
       num_classes: K; there is no background class.
       octaves, aspects, anchor_scale: see `ops.anchors.anchor_boxes`.
+      anchor_layout: where anchors stand in their cells, one of `ops.anchors.LAYOUTS`.
       mean, std: per RGB channel, on the 0–255 scale; a network sees (image - mean) / std.
       black_padding: whether what pads an image is black, too, instead of the mean colour.
       survival_probability: of the backbone's last block; 1 turns drop-connect off.
       padding: of strided windows, one of `ops.resample.PADDINGS`.
       redundant_bias: whether convolutions before a batch normalisation have a bias.
       backbone_epsilon: of the backbone's batch normalisations; 1e-3 everywhere else.
-      pyramid: graph of a cell, one of `model.graphs.PYRAMIDS`.
+      pyramid: graph of a cell, one of `model.graphs.PYRAMIDS`, or one of `model.detector.NECKS`.
       laterals: where backbone levels get the pyramid's width, one of `model.pyramid.LATERALS`.
+      pooling: of the pyramid, one of `model.pyramid.POOLINGS`.
       conv: kind of the pyramid's and the heads' convolutions, one of
         `layers.convolution.CONVOLUTIONS`.
       objective: heads, targets, loss and decoding, one of `detection.objective.OBJECTIVES`.
@@ -67,6 +70,7 @@ class ModelSpec:
     octaves: int = 3
     aspects: tuple[tuple[float, float], ...] = ROUNDED_ASPECTS
     anchor_scale: float = 4.0
+    anchor_layout: str = "centred"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     black_padding: bool = False
@@ -76,18 +80,24 @@ class ModelSpec:
     backbone_epsilon: float = 1e-3
     pyramid: str = "bifpn"
     laterals: str = "node"
+    pooling: str = "overlapping"
     conv: str = "separable"
     objective: str = "retina"
     intensity: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if self.padding not in PADDINGS:
-            raise ValueError(
-                f"padding '{self.padding}' is unknown; there are {', '.join(PADDINGS)}"
-            )
+        for name, known in (("padding", PADDINGS), ("anchor_layout", LAYOUTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} '{getattr(self, name)}' is unknown; there are {', '.join(known)}"
+                )
         for name in ("num_classes", "pyramid_width", "pyramid_cells", "head_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_level <= self.min_level:
+            raise ValueError(
+                f"max_level is {self.max_level}; it must be above min_level, {self.min_level}"
+            )
         if min(self.image_size) < 1:
             raise ValueError(f"image_size {self.image_size} has a side below 1 px")
         sizes = [feature_size(self.image_size, level) for level in self.levels]
@@ -113,7 +123,7 @@ class ModelSpec:
 
     def anchors(self) -> dict[int, np.ndarray]:
         """{level: [H, W, A, 4]} anchors at the model's own image size, yxyx pixels."""
-        return anchor_boxes(
+        return LAYOUTS[self.anchor_layout](
             self.image_size,
             self.levels,
             octaves=self.octaves,
@@ -233,26 +243,41 @@ MODELS = tuple(
 LARGEST_PHI = 10
 
 
-def list_models() -> tuple[str, ...]:
-    """Names of the released family; `model_spec` takes any other φ as well."""
-    return MODELS
+def list_models(family: str = "efficientdet") -> tuple[str, ...]:
+    """Names of a family's models.
+
+    Args:
+      family: 'efficientdet', the fifteen released ones, beside which `model_spec` takes any other φ;
+        'retinanet' or 'nasfpn', what EfficientDet's paper compares with: see `families`.
+
+    Raises:
+      ValueError: there is no such family.
+    """
+    families = {"efficientdet": MODELS, **{name: tuple(of) for name, of in FAMILIES.items()}}
+    if family not in families:
+        raise ValueError(f"family '{family}' is unknown; there are {', '.join(families)}")
+    return families[family]
 
 
 def model_spec(name: str, **changes: Any) -> ModelSpec:
     """The spec of a model by name, with fields replaced by `changes`.
 
     Args:
-      name: a name of `list_models()`, or 'efficientdet-d2.5' / 'efficientdet-lite1.5' for any φ.
+      name: one of any family of `list_models`, or 'efficientdet-d2.5' / 'efficientdet-lite1.5' for
+        any φ.
       **changes: `ModelSpec` fields, such as `num_classes=3, image_size=(384, 640)`.
 
     Raises:
       ValueError: the name is none of these, or a changed field has an impossible value.
     """
+    others = {name: fields for models in FAMILIES.values() for name, fields in models.items()}
+    if name in others:
+        return ModelSpec(**{"name": name, **others[name], **changes})
     found = re.fullmatch(r"efficientdet-(d|lite)(\d+(?:\.\d+)?)(x?)", name)
     if not found or (found[3] and name not in MODELS):
         raise ValueError(
-            f"unknown model '{name}'; there are {', '.join(MODELS)}, and any other compound "
-            "coefficient as in 'efficientdet-d2.5'"
+            f"unknown model '{name}'; there are {', '.join(MODELS)}, any other compound "
+            f"coefficient as in 'efficientdet-d2.5', and {', '.join(others)}"
         )
     if float(found[2]) > LARGEST_PHI:
         raise ValueError(

@@ -38,7 +38,7 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
     height, width = spec.image_size
     title = (
         f"{spec.name}: {height}×{width}, {spec.num_classes} classes, {spec.backbone}, "
-        f"{spec.pyramid_cells} × BiFPN of {spec.pyramid_width} channels ({spec.fusion} fusion), "
+        f"{spec.pyramid_cells} × {spec.pyramid} of {spec.pyramid_width} channels ({spec.fusion} fusion), "
         f"heads {spec.head_depth} deep"
     )
     lines = [

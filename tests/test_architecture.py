@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
     {"errors", "classes", "compilation", "libtpu"},
-    {"distributed", "config", "files", "synonyms"},
+    {"distributed", "config", "families", "files", "synonyms"},
     {"kernels"},
     {"ops"},
     {"data", "spec", "layers"},
@@ -75,6 +75,8 @@ def test_every_room_has_a_floor():
 READS_CONFIG = {"advice", "config", "cli", "experiment", "train", "evaluate", "predict", "summary"}
 READS_CONFIG |= {"check_data"}
 READS_CONFIG |= {"experiment_data", "plan", "plan.__main__", "benchmark", "benchmark.__main__"}
+# What compares with other programs, where they are installed.
+COMPARES = ("convert/verify.py", "convert/torchvision_live.py", "benchmark/race/torch_peer.py")
 
 
 @pytest.mark.parametrize(
@@ -83,15 +85,15 @@ READS_CONFIG |= {"experiment_data", "plan", "plan.__main__", "benchmark", "bench
         # Worker processes import it, and mustn't start a device.
         ({"data", "classes"}, {"jax", "flax", "optax"}),
         (set(FLOOR_OF) - READS_CONFIG, {"ml_collections"}),
-        (set(FLOOR_OF), {"tensorflow", "torch", "effdet", "timm", "keras"}),
+        (set(FLOOR_OF), {"tensorflow", "torch", "torchvision", "effdet", "timm", "keras"}),
     ],
 )
 def test_rooms_keep_to_their_libraries(rooms, banned):
     for path in FILES:
         if room_of(path) in rooms:
             found = {name.split(".")[0] for name in imports(path)} & banned
-            if name_of(path) in ("convert/verify.py", "benchmark/race/torch_peer.py"):
-                found -= {"torch", "effdet", "timm"}  # What they compare with, where installed.
+            if name_of(path) in COMPARES:
+                found -= {"torch", "torchvision", "effdet", "timm"}
             assert not found, f"{name_of(path)} imports {found}"
 
 

@@ -1,8 +1,13 @@
+import pytest
+
 from effdet_jax.classes import COCO
-from effdet_jax.config import OPEN
+from effdet_jax.config import OPEN, ConfigError
 from effdet_jax.experiment import Experiment
+from effdet_jax.experiment_data import create_spec
+from effdet_jax.model.graphs import PYRAMIDS
+from effdet_jax.model.merge import MERGES
 from tests.doubles import make_folder
-from tests.tiny import changed_config
+from tests.tiny import changed_config, tiny_config
 
 ALL_OPEN = {**OPEN, "optim.name": "adamw"}
 
@@ -41,3 +46,35 @@ def test_a_run_that_goes_on_needs_its_initial_weights_no_more(tmp_path):
 def test_what_needs_no_data_opens_none():
     experiment = Experiment.from_config(changed_config(**ALL_OPEN), class_names=COCO)
     assert experiment.spec.anchor_scale == 4.0  # The model's own.
+
+
+@pytest.mark.parametrize("graph", PYRAMIDS)
+def test_a_knob_reaches_every_pyramid(graph):
+    knobs = {"model.pyramid": graph, "model.pooling": "disjoint", "model.laterals": "level"}
+    spec = create_spec(tiny_config(**knobs).model, num_classes=2)
+    assert (spec.pyramid, spec.pooling, spec.laterals) == (graph, "disjoint", "level")
+
+
+@pytest.mark.parametrize("fusion", MERGES)
+def test_a_knob_reaches_every_fusion(fusion):
+    assert create_spec(tiny_config(**{"model.fusion": fusion}).model, 2).fusion == fusion
+
+
+def test_the_coarsest_level_is_a_knob():
+    assert create_spec(tiny_config().model, 2).levels == (3, 4, 5, 6, 7)
+    assert create_spec(tiny_config(**{"model.max_level": 5}).model, 2).levels == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"model.max_level": 3}, "max_level is 3; it must be above min_level, 3"),
+        ({"model.max_level": 8, "model.pyramid": "nasfpn"}, "searched for levels 3 to 7 alone"),
+        ({"model.pyramid": "pan"}, "'pan' is unknown; there are bifpn, fpn, panet, simple_panet"),
+        ({"model.fusion": "attn"}, "'attn' is unknown; there are fast, softmax, unbounded, chan"),
+        ({"model.pooling": "2x2"}, "pooling '2x2' is unknown; there are overlapping, disjoint"),
+    ],
+)
+def test_a_pyramid_that_there_is_not_is_refused_by_name(knobs, message):
+    with pytest.raises(ConfigError, match=message):
+        create_spec(tiny_config(**knobs).model, 2)

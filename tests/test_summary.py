@@ -32,5 +32,5 @@ def test_json_is_one_object_with_totals(d0, capsys):
 def test_the_table_shows_the_same(d0, capsys):
     summary.main(d0, as_json=False, num_classes=3)
     text = capsys.readouterr().out
-    assert "efficientdet-d0: 512×512, 3 classes, efficientnet-b0, 3 × BiFPN of 64" in text
+    assert "efficientdet-d0: 512×512, 3 classes, efficientnet-b0, 3 × bifpn of 64" in text
     assert "49,104" in text and "64×64×9×3" in text

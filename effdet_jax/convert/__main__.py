@@ -4,7 +4,7 @@ python -m effdet_jax.convert SOURCE DESTINATION
 
 SOURCE is google/automl's checkpoint, PyTorch effdet's `.pth` or `.safetensors`, a Keras `.h5`, a
 workdir of a training run or a folder this command wrote. DESTINATION is a folder for `ed.load`, or
-a file: `.safetensors` for effdet, `.npz` with google/automl's names.
+a file: `.safetensors` for effdet or, of its models, torchvision, `.npz` with google/automl's names.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from effdet_jax.convert.detectors import (
     detector_variables,
     fresh_class_head,
     guess_spec,
+    pytorch_kind,
 )
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
 from effdet_jax.convert.readers import read_weights
@@ -59,9 +60,14 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "drop_head": boolean("drop_head", False, "a new class head of --num_classes"),
         "class_names": flags.DEFINE_list("class_names", [], "names of the classes, in order"),
         "to": flags.DEFINE_enum(
-            "to", "", ["", "folder", "effdet", "automl"], "form, if not plain from DESTINATION"
+            "to",
+            "",
+            ["", "folder", "effdet", "torchvision", "automl"],
+            "form, if not plain from DESTINATION",
         ),
-        "verify": boolean("verify", False, "compare with PyTorch's effdet, run here"),
+        "verify": boolean(
+            "verify", False, "compare with PyTorch's effdet or torchvision, run here"
+        ),
         "reference": text("reference", "", "compare with recorded activations: an .npz"),
         "overwrite": boolean("overwrite", False, "replace DESTINATION"),
     }
@@ -104,6 +110,8 @@ def main(
     changes = {"image_size": parse_size(image_size)} if image_size else {}
     changes |= ADVPROP if advprop else {}
     source = _read(path, model, raw, changes)
+    if kind == "effdet" and not to:
+        kind = pytorch_kind(source.spec)
     source = _with_class_head(source, num_classes or len(class_names), drop_head)
     if class_names:
         source = _with_class_names(source, class_names)

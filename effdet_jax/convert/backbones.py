@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from effdet_jax.convert import efficientnet
+from effdet_jax.convert import efficientnet, resnet
 from effdet_jax.convert.rules import BackboneNames, ConversionError, Rule
 
 BACKBONES: dict[str, BackboneNames] = {
     "EfficientNet": efficientnet.NAMES,
+    "ResNet": resnet.NAMES,
 }
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from effdet_jax.convert import pytorch, tensorflow, zylo117
+from effdet_jax.convert import pytorch, tensorflow, torchvision, zylo117
 from effdet_jax.convert.backbones import backbone_rules, names_of
 from effdet_jax.convert.readers import Weights
 from effdet_jax.convert.rules import (
@@ -16,7 +16,10 @@ from effdet_jax.convert.rules import (
     to_variables,
     unflatten,
 )
+from effdet_jax.families import FAMILIES
+from effdet_jax.layers.convolution import kernel_path
 from effdet_jax.model.detector import Detector
+from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.spec import ADVPROP, MODELS, PYTORCH, ModelSpec, model_spec
 
@@ -25,14 +28,26 @@ RULES: dict[str, Callable[[ModelSpec], Iterator[Rule]]] = {
     "automl": tensorflow.automl_rules,
     "automl-tf2": tensorflow.automl_tf2_rules,
     "zylo117": zylo117.zylo117_rules,
+    "torchvision": torchvision.torchvision_rules,
 }
+# Pyramids and models that are found in a kind of weights: node lists and EfficientDets if it isn't here.
+_NECKS = {"torchvision": ("retinanet_plain",)}
+_MODELS = {"torchvision": tuple(n for n in FAMILIES["retinanet"] if n.endswith("-torchvision"))}
 _HEAD = "class_head/predict/"
+# PyTorch effdet's models with quad-FPN: the model here that each is close to, and what it changes.
+# (efficientdet_q1 resizes bilinearly, which isn't here.)
+_QUAD = {
+    "efficientdet_q0": ("efficientdet-d0", {"pyramid": "qufpn"}),
+    "efficientdet_q2": ("efficientdet-d2", {"pyramid": "qufpn", "pyramid_cells": 4}),
+}
+_NODES = r"^fpn\.cell\.0\.fnode\.(\d+)\."  # Of PyTorch effdet.
 # How names count a pyramid's cells and a head's convolutions, by kind.
 _COUNTED = {
     "effdet": (r"^fpn\.cell\.(\d+)\.", r"^class_net\.conv_rep\.(\d+)\."),
     "automl": (r"^fpn_cells/cell_(\d+)/", r"^class_net/class-(\d+)/"),
     "automl-tf2": (r"^fpn_cells/cells/(\d+)/", r"^class_net/conv_ops/(\d+)/"),
     "zylo117": (r"^bifpn\.(\d+)\.", r"^classifier\.conv_list\.(\d+)\."),
+    "torchvision": (r"^backbone\.(fpn)\.", r"^head\.classification_head\.conv\.(\d+)\."),
 }
 
 
@@ -40,25 +55,36 @@ def rules_for(kind: str, spec: ModelSpec) -> list[Rule]:
     """One rule per tensor that weights of a kind have of a model, or of its backbone alone.
 
     Raises:
-      ConversionError: its backbone isn't found in that kind of weights.
+      ConversionError: its backbone or its pyramid isn't found in that kind of weights.
     """
+    if kind in RULES and spec.pyramid not in _NECKS.get(kind, PYRAMIDS):
+        home = pytorch_kind(spec)
+        hint = f"; those of {home} do: --to={home}" if spec.pyramid in _NECKS.get(home, ()) else ""
+        models = f"; they are of {', '.join(_MODELS[kind])}" if kind in _MODELS else ""
+        raise ConversionError(f"weights of {kind} have no pyramid '{spec.pyramid}'{hint}{models}")
     return list(RULES[kind](spec) if kind in RULES else backbone_rules(kind, spec.backbone))
 
 
+def pytorch_kind(spec: ModelSpec) -> str:
+    """The kind of PyTorch weights that has a model's pyramid: 'effdet', or one that is no node list."""
+    return next((kind for kind, names in _NECKS.items() if spec.pyramid in names), "effdet")
+
+
 def guess_spec(
-    weights: Weights, name: str = "", *, among: Sequence[str] = MODELS, **changes: Any
+    weights: Weights, name: str = "", *, among: Sequence[str] = (), **changes: Any
 ) -> ModelSpec:
     """The spec of a detector's weights.
 
     In this order: the model that is `name`d; the one that the file names; the one whose names and
     widths the tensors have. A pyramid or heads of another width or depth than its model's are
     measured. Where nothing names the model, weights of PyTorch's effdet without redundant biases are
-    taken for one of its own (`efficientdet_d0`), which pad symmetrically.
+    taken for one of its own (`efficientdet_d0`), which pad symmetrically. torchvision's with frozen
+    batch normalisations get the epsilon 0 of its published detector.
 
     Args:
       weights: of a whole detector.
       name: of the model, as here ('efficientdet-d0') or in PyTorch's effdet ('tf_efficientdet_d0').
-      among: models to compare with.
+      among: models to compare with, if not all that such weights may be of.
       **changes: further `ModelSpec` fields. The number of classes is the weights'.
 
     Raises:
@@ -72,6 +98,7 @@ def guess_spec(
     if weights.spec and not name:
         return changed_spec(weights.spec, **changes)
     named, flavour = named_model(name or weights.architecture) or (name, _flavour(weights))
+    among = among or _MODELS.get(weights.kind, MODELS)
     models = (named,) if name or (named in among) else among
     closest, fits = _closest(weights, _specs(weights, models, flavour))
     if len(closest) > 1 and fits:
@@ -89,6 +116,9 @@ def named_model(name: str) -> tuple[str, dict[str, Any]] | None:
     'efficientdet_d0' pads symmetrically and has another epsilon in the backbone; 'tf_…', and all
     models here, pad 'same'. None if it is no such name.
     """
+    if name in _QUAD:
+        close, changes = _QUAD[name]
+        return close, changes | named_model(close.replace("-", "_"))[1]
     found = re.fullmatch(r"(tf_)?efficientdet([-_])(d\dx?|lite\dx?)(_ap)?", name)
     if not found or f"efficientdet-{found[3]}" not in MODELS:
         return None
@@ -99,6 +129,8 @@ def named_model(name: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _flavour(weights: Weights) -> Mapping[str, Any]:
+    if weights.kind == "torchvision" and weights.frozen_norms:
+        return {"backbone_epsilon": 0.0}
     return {} if _redundant_bias(weights) else PYTORCH
 
 
@@ -157,23 +189,31 @@ def _difference(weights: Weights, spec: ModelSpec) -> int:
 
 
 def _measured(weights: Weights, spec: ModelSpec) -> ModelSpec:
-    """The spec with the width, the depths and the kind of fusion that the tensors have."""
-    cells, depth = (
+    """The spec with the graph, the width, the depths and the kind of fusion that the tensors have."""
+    cells, depth, nodes = (
         len({found[1] for name in weights.tensors if (found := re.search(pattern, name))})
-        for pattern in _COUNTED[weights.kind]
+        for pattern in (*_COUNTED[weights.kind], _NODES)
     )
+    graphs = {
+        len(PYRAMIDS[graph](spec.min_level, spec.max_level)): graph
+        for graph, _ in pytorch.FPN_NAMES
+    }
+    spec = dataclasses.replace(spec, pyramid=graphs.get(nodes, spec.pyramid))
     rules = {rule.path: rule for rule in rules_for(weights.kind, spec)}
-    width = weights.tensors.get(rules[f"params/{_HEAD}depthwise/kernel"].names[0])
+    # The pyramid's width is what the class prediction's first convolution has as input.
+    layer, axis = ("depthwise/", -1) if spec.conv == "separable" else ("", -2)
+    rule = rules[f"params/{_HEAD}{layer}kernel"]
+    width = weights.tensors.get(rule.names[0])
     weighted = spec if spec.fusion != "sum" else dataclasses.replace(spec, fusion="fast")
-    fusion = next(r for r in rules_for(weights.kind, weighted) if r.path.endswith("fusion/weights"))
+    fusions = (r for r in rules_for(weights.kind, weighted) if r.path.endswith("fusion/weights"))
+    fusion = next(fusions, None)
     changes = {
         "pyramid_cells": max(1, cells),
         "head_depth": max(1, depth),
-        "fusion": weighted.fusion if fusion.names[0] in weights.tensors else "sum",
+        "fusion": weighted.fusion if fusion and fusion.names[0] in weights.tensors else "sum",
     }
     if width is not None:
-        kernel = rules[f"params/{_HEAD}depthwise/kernel"].from_source([width])
-        changes["pyramid_width"] = kernel.shape[-1]
+        changes["pyramid_width"] = rule.from_source([width]).shape[axis]
     return dataclasses.replace(spec, **changes)
 
 
@@ -190,7 +230,7 @@ def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
     """How many of the telling widths aren't the spec's; all names are there."""
     expected = {
         **names_of(spec.backbone).widths(spec.backbone),
-        "params/class_head/conv_0/pointwise/kernel": spec.pyramid_width,
+        f"params/class_head/{kernel_path(spec.conv, 'conv_0')}/kernel": spec.pyramid_width,
     }
     found = {
         rule.path: rule.from_source([weights.tensors[name] for name in rule.names]).shape[-1]
@@ -201,7 +241,7 @@ def _wrong_widths(weights: Weights, rules: list[Rule], spec: ModelSpec) -> int:
 
 
 def _num_classes(weights: Weights, spec: ModelSpec) -> int:
-    path = f"params/{_HEAD}pointwise/bias"
+    path = f"params/class_head/{kernel_path(spec.conv, 'predict')}/bias"
     rule = next(rule for rule in rules_for(weights.kind, spec) if rule.path == path)
     bias = weights.tensors.get(rule.names[0])
     if bias is None or len(bias) % spec.anchors_per_cell:
@@ -241,7 +281,8 @@ def _fit(weights: Weights, spec: ModelSpec, shapes: Mapping[str, Any]) -> dict[s
     except ConversionError as error:
         what, looks = spec.backbone, ""
         if not weights.backbone_only:
-            specs = _specs(weights, MODELS, _flavour(weights))
+            models = _MODELS.get(weights.kind, MODELS)
+            specs = _specs(weights, models, _flavour(weights))
             what, closest = spec.name, _closest(weights, specs)[0][0].name
             looks = f" (it looks like {closest})" if closest != what else ""
         raise ConversionError(f"'{weights.path}' isn't {what}{looks}: {error}") from error

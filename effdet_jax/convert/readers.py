@@ -19,9 +19,11 @@ from effdet_jax.convert.archives import (
 )
 from effdet_jax.convert.backbones import BACKBONES
 from effdet_jax.convert.pth import read_pth
+from effdet_jax.convert.pytorch import repeats_first
 from effdet_jax.convert.rules import ConversionError, listed
 from effdet_jax.convert.state_dict import find_tensors, named_architecture
 from effdet_jax.convert.tensorbundle import TensorBundle
+from effdet_jax.convert.torchvision import class_names_of, present_names
 from effdet_jax.convert.zylo117 import unused_names
 from effdet_jax.spec import ModelSpec
 
@@ -41,6 +43,7 @@ DETECTORS = {
     "automl": "class_net/class-predict/pointwise_kernel",
     "automl-tf2": "class_net/classes/pointwise_kernel",
     "zylo117": "classifier.header.pointwise_conv.conv.weight",
+    "torchvision": "head.classification_head.cls_logits.weight",
 }
 # What `write.write_tensors` adds to a file's metadata, and a folder of timm's on the hub.
 SPEC, CLASS_NAMES = "effdet_jax.spec", "effdet_jax.labels"
@@ -67,6 +70,7 @@ class Weights:
       notes: what was found, chosen and left out on the way, a line each.
       architecture: the network's name in its own program, 'tf_efficientdet_d0', if the file has it.
       spec, class_names, score_threshold: of a detector that was written by this package.
+      frozen_norms: whether a PyTorch file counts no batches: its normalisations were not trained.
     """
 
     path: str
@@ -77,6 +81,7 @@ class Weights:
     spec: ModelSpec | None = None
     class_names: ClassNames | None = None
     score_threshold: float | None = None
+    frozen_norms: bool = False
 
     @property
     def backbone_only(self) -> bool:
@@ -98,8 +103,14 @@ def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
     path = os.fspath(path)
     notes: list[str] = []
     tensors, about = _read(path, raw, notes)
-    tensors = _widened(dict(tensors), notes)
+    # PyTorch's counters of batches carry nothing else for us.
+    counters = {name for name in tensors if name.endswith("num_batches_tracked")}
+    tensors = {name: array for name, array in tensors.items() if name not in counters}
+    tensors = _widened(tensors, notes)
     kind = _kind(path, tensors)
+    if kind == "torchvision":
+        tensors = present_names(tensors)
+        about = {"class_names": class_names_of(tensors), "frozen_norms": not counters, **about}
     for names in BACKBONES.values():
         if kind in names.rules:
             of_classifier = re.compile(names.classifier).search
@@ -261,8 +272,7 @@ def _of_pytorch(path: str, found: Any, raw: bool, notes: list[str]) -> dict[str,
     )
     if DETECTORS["zylo117"] in tensors:
         tensors = _without(tensors, unused_names(tensors), "fusion weights without a use", notes)
-    # PyTorch's counters of batches carry nothing for us.
-    return {n: array for n, array in tensors.items() if not n.endswith("num_batches_tracked")}
+    return repeats_first(tensors)
 
 
 def _tells() -> dict[str, str]:

@@ -62,6 +62,7 @@ class BackboneNames:
       classifier: pattern of an ImageNet classifier's tensors, which no detector has.
       widths: backbone → {path of a kernel: its output channels}, enough to tell backbones apart
         whose tensors have the same names.
+      symmetric: kinds of `imagenet` whose networks all pad symmetrically, with epsilon 1e-5.
     """
 
     variants: Container[str]
@@ -69,6 +70,7 @@ class BackboneNames:
     imagenet: Mapping[str, str]
     classifier: str
     widths: Callable[[str], Mapping[str, int]]
+    symmetric: Container[str] = ()
 
 
 def abstract_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:

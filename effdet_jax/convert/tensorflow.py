@@ -11,13 +11,20 @@ from effdet_jax.convert.layouts import (
     tensorflow_conv,
     tensorflow_depthwise,
 )
-from effdet_jax.convert.rules import Rule
+from effdet_jax.convert.rules import ConversionError, Rule
 from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.spec import ModelSpec
 
+# What google/automl's nodes merge by; its fusion weights per channel are a vector per input.
+FUSIONS = ("fast", "softmax", "sum", "channel_fast", "channel_softmax")
+
 
 def automl_rules(spec: ModelSpec) -> Iterator[Rule]:
-    """One rule per tensor of a TF1 (name-based) checkpoint: 'class_net/class-0/bias'."""
+    """One rule per tensor of a TF1 (name-based) checkpoint: 'class_net/class-0/bias'.
+
+    Raises:
+      ConversionError: google/automl has no such pyramid; here and below.
+    """
     return _rules(spec, tf2=False)
 
 
@@ -38,7 +45,15 @@ def _suffix(number: int) -> str:
 
 
 def _pyramid(spec: ModelSpec, tf2: bool) -> Iterator[Rule]:
-    yield from _resample("pyramid/P6", "resample_layers/0" if tf2 else "resample_p6")
+    pyramid = (spec.pyramid, spec.laterals, spec.pooling, spec.conv)
+    if pyramid != ("bifpn", "node", "overlapping", "separable") or spec.fusion not in FUSIONS:
+        raise ConversionError(
+            f"google/automl's checkpoints are of bifpn with {', '.join(FUSIONS)} fusion, laterals "
+            f"per node, overlapping pooling and separable convolutions; this one is {spec.pyramid} "
+            f"with {spec.fusion}, {spec.laterals}, {spec.pooling} and {spec.conv}"
+        )
+    if spec.max_level > 5:
+        yield from _resample("pyramid/P6", "resample_layers/0" if tf2 else "resample_p6")
     nodes = PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
     ids = [f"P{level}_in" for level in spec.levels] + [node.name for node in nodes]
     for cell in range(spec.pyramid_cells):

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from effdet_jax.convert.archives import read_npz
+from effdet_jax.convert.detectors import pytorch_kind
+from effdet_jax.convert.pytorch import fpn_name
 from effdet_jax.convert.rules import ConversionError
+from effdet_jax.convert.torchvision_live import torchvision_layers
 from effdet_jax.convert.write import tensors_for
 from effdet_jax.detection.heads import Outputs
-from effdet_jax.detection.postprocess import detect
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.model.detector import Detector
 from effdet_jax.spec import ModelSpec
 
@@ -68,9 +71,12 @@ def run_layers(
     for level in spec.levels:
         if f"P{level}" in found["pyramid"]:
             layers[f"input P{level}"] = found["pyramid"][f"P{level}"]["__call__"][0]
-    for cell in range(spec.pyramid_cells):
+    cells = [cell for cell in range(spec.pyramid_cells) if f"cell_{cell}" in found["pyramid"]]
+    for cell in cells:
         for level, x in found["pyramid"][f"cell_{cell}"]["__call__"][0].items():
             layers[f"cell {cell} P{level}"] = x
+    for level, x in found["pyramid"]["__call__"][0].items():
+        layers[f"pyramid P{level}"] = x
     for level in spec.levels:
         layers[f"class P{level}"] = outputs.class_logits[level]
         layers[f"box P{level}"] = outputs.box_deltas[level]
@@ -81,6 +87,7 @@ def run_layers(
 def _network_with_layers(spec: ModelSpec) -> Callable[..., Any]:
     wanted = {
         ("backbone",),
+        ("pyramid",),
         *(("pyramid", f"P{level}") for level in spec.levels),
         *(("pyramid", f"cell_{cell}") for cell in range(spec.pyramid_cells)),
     }
@@ -125,7 +132,8 @@ def compare_detections(
     Equal are the same class at the same rank, or at that of a score within `SCORE_TIE`.
     """
     spec = dataclasses.replace(spec, image_size=reference.images.shape[1:3])
-    run = jax.jit(lambda outputs: detect(outputs, spec.anchors(), score_threshold=0.0))
+    decode = create_objective(spec).decode
+    run = jax.jit(lambda outputs: decode(outputs, score_threshold=0.0))
     a, b = (jax.device_get(run(_outputs(spec, side))) for side in (layers, reference.layers))
     equal, total, box_difference = 0, 0, 0.0
     for image in range(len(a.scores)):
@@ -220,19 +228,37 @@ def _with_anchors(spec: ModelSpec, name: str, array: np.ndarray) -> np.ndarray:
 def live_reference(
     spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int], *, seed: int = 0
 ) -> Reference:
-    """PyTorch's effdet, run here with the same weights on a random image of `size`.
+    """PyTorch's effdet or torchvision, run here with the same weights on a random image of `size`.
+
+    Raises:
+      ConversionError: torch and that program aren't installed, or have no such model.
+    """
+    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
+    kind = pytorch_kind(spec)
+    return Reference(kind, images, LIVE[kind](spec, variables, images))
+
+
+def effdet_layers(
+    spec: ModelSpec, variables: Mapping[str, Any], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """PyTorch effdet's layers under the names of `Reference.layers`.
 
     Raises:
       ConversionError: torch and effdet aren't installed, or have no such model.
     """
-    network = _effdet_network(spec, variables, size)
-    images = np.random.default_rng(seed).normal(size=(1, *size, 3)).astype(np.float32)
-    layers = {
+    network = _effdet_network(spec, variables, images.shape[1:3])
+    return {
         f"{part} P{level}": _with_anchors(spec, part, x.numpy().transpose(0, 2, 3, 1))
         for part, levels, features in _effdet_layers(network, spec.levels, images)
         for level, x in zip(levels, features)
     }
-    return Reference("effdet", images, layers)
+
+
+# Kind of weights → (spec, variables, normalised images) → layers, by the program whose they are.
+LIVE: dict[str, Callable[..., dict[str, np.ndarray]]] = {
+    "effdet": effdet_layers,
+    "torchvision": torchvision_layers,
+}
 
 
 def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[int, int]) -> Any:
@@ -251,6 +277,11 @@ def _effdet_network(spec: ModelSpec, variables: Mapping[str, Any], size: tuple[i
     except KeyError as error:
         raise ConversionError(f"effdet has no model '{name}'") from error
     config.image_size, config.num_classes = size, spec.num_classes
+    config.fpn_name, config.separable_conv = fpn_name(spec), spec.conv == "separable"
+    config.fpn_channels, config.fpn_cell_repeats = spec.pyramid_width, spec.pyramid_cells
+    config.box_class_repeats = spec.head_depth
+    config.min_level, config.max_level = spec.min_level, spec.max_level
+    config.num_levels = len(spec.levels)
     network = EfficientDet(config, pretrained_backbone=False).eval()
     tensors = tensors_for("effdet", spec, variables)
     network.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()}, strict=True)

@@ -17,10 +17,11 @@ from effdet_jax.spec import ModelSpec
 
 # What a destination's name says of its form.
 SUFFIXES = {".safetensors": "effdet", ".npz": "automl"}
+_PYTORCH = ("effdet", "torchvision")
 
 
 def destination_kind(path: str, kind: str = "") -> str:
-    """'effdet', 'automl' or 'folder', from the name or as given.
+    """'effdet', 'torchvision', 'automl' or 'folder', from the name or as given.
 
     Raises:
       ConversionError: the two don't go together.
@@ -34,7 +35,11 @@ def destination_kind(path: str, kind: str = "") -> str:
             f"network.load_state_dict(safetensors.torch.load_file('{instead}'))"
         )
     found = kind or SUFFIXES.get(suffix, "folder")
-    allowed = {"effdet": (".safetensors",), "automl": (".npz", ".safetensors")}
+    allowed = {
+        "effdet": (".safetensors",),
+        "torchvision": (".safetensors",),
+        "automl": (".npz", ".safetensors"),
+    }
     if found in allowed and suffix not in allowed[found]:
         raise ConversionError(
             f"'{path}': {found} tensors are written as {' or '.join(allowed[found])}"
@@ -45,7 +50,10 @@ def destination_kind(path: str, kind: str = "") -> str:
 
 
 def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """All tensors of a detector as PyTorch effdet ('effdet') or google/automl ('automl') has them.
+    """All tensors of a detector as another program has them.
+
+    Args:
+      kind: 'effdet' (PyTorch's), 'torchvision', or 'automl' (google's).
 
     Raises:
       ConversionError: that program has no such model.
@@ -56,7 +64,7 @@ def tensors_for(kind: str, spec: ModelSpec, variables: Mapping[str, Any]) -> dic
             f"this one pads '{spec.padding}'"
         )
     tensors = to_tensors(jax.device_get(variables), rules_for(kind, spec))
-    if kind == "effdet":
+    if kind in _PYTORCH:
         # PyTorch counts batches, and loads strictly only with the counts there.
         counters = [name for name in tensors if name.endswith(".running_mean")]
         for name in counters:
@@ -85,7 +93,7 @@ def write_tensors(
     if path.endswith(".npz"):
         np.savez(path, **tensors)
     else:
-        metadata = {"format": "pt" if kind == "effdet" else "tf", SPEC: json.dumps(spec.to_dict())}
+        metadata = {"format": "pt" if kind in _PYTORCH else "tf", SPEC: json.dumps(spec.to_dict())}
         if class_names:
             metadata[CLASS_NAMES] = json.dumps(class_names.to_dict())
         if score_threshold is not None:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from effdet_jax.layers.batch_norm import BatchNorm
 from effdet_jax.layers.convolution import create_conv, kernel_path
-from effdet_jax.layers.initializers import truncated_lecun_normal
+from effdet_jax.layers.initializers import KernelInit, truncated_lecun_normal
+from effdet_jax.ops.normalization import activation
 
 # With this bias every class starts at probability 0.01 (arXiv:1708.02002, section 4.1).
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)
@@ -42,6 +43,8 @@ class Head(nn.Module):
       act: name of the activation.
       conv: kind of the convolutions, see `layers.convolution.create_conv`.
       redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
+      norm: whether convolutions but the last are followed by a BN; they have a bias if not.
+      kernel_init: initialiser of all kernels.
       dtype: of the computation.
       remat: computes the inside of every repeat again in the backward pass.
     """
@@ -54,6 +57,8 @@ class Head(nn.Module):
     act: str = "swish"
     conv: str = "separable"
     redundant_bias: bool = True
+    norm: bool = True
+    kernel_init: KernelInit = truncated_lecun_normal
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -62,10 +67,11 @@ class Head(nn.Module):
         self, features: dict[int, Float[Array, "B _ _ _"]], *, train: bool = False
     ) -> dict[int, Float[Array, "B _ _ A outputs"]]:
         """{level: [B, H, W, width]} → {level: [B, H, W, A, outputs]}."""
-        shared = {"kernel_init": truncated_lecun_normal, "dtype": self.dtype}
+        shared = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        use_bias = self.redundant_bias or not self.norm
         names = [f"conv_{repeat}" for repeat in range(self.depth)]
         convs = [
-            create_conv(self.conv, self.width, use_bias=self.redundant_bias, name=name, **shared)
+            create_conv(self.conv, self.width, use_bias=use_bias, name=name, **shared)
             for name in names
         ]
         predict = create_conv(
@@ -78,6 +84,8 @@ class Head(nn.Module):
         )
 
         def block(norm, conv, x):  # Activated values aren't kept: see `BatchNorm`.
+            if norm is None:
+                return conv(activation(self.act)(x))
             return norm(x, train=train, then=conv)
 
         block = nn.remat(block) if self.remat else block
@@ -85,12 +93,10 @@ class Head(nn.Module):
         for level, x in features.items():
             x = (*convs, predict)[0](x)
             for repeat, name in enumerate(names):
-                norm = BatchNorm(
-                    self.act,
-                    after=kernel_path(self.conv, name),
-                    shared=True,
-                    name=f"bn_{repeat}_P{level}",
-                )
+                norm = self._norm(name, f"bn_{repeat}_P{level}") if self.norm else None
                 x = block(norm, (*convs, predict)[repeat + 1], x)
             predictions[level] = x.reshape(*x.shape[:3], self.anchors, self.outputs)
         return predictions
+
+    def _norm(self, conv: str, name: str) -> BatchNorm:
+        return BatchNorm(self.act, after=kernel_path(self.conv, conv), shared=True, name=name)

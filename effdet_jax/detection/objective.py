@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from effdet_jax.detection.retina import Retina
+from effdet_jax.detection.retinanet import RetinaNet, TorchvisionRetinaNet
 from effdet_jax.spec import ModelSpec
 
 
@@ -67,6 +68,8 @@ def format_loss(parts: Mapping[str, float]) -> str:
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
+    "retinanet": RetinaNet,
+    "torchvision": TorchvisionRetinaNet,
 }
 
 

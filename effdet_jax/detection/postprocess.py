@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.ops import boxes as box_ops
-from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs
+from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs, top_k_pairs_of_each
 
 NMS_METHODS = ("hard", "gaussian")
 
@@ -46,6 +46,7 @@ def detect(
     sigma: float = 0.5,
     max_detections: int = 100,
     pre_nms_top_k: int = 5000,
+    level_top_k: int = 0,
     pixel_offset: float = 0.0,
     clip_to: Float[Array, "B 2"] | None = None,
 ) -> Detections:
@@ -60,6 +61,7 @@ def detect(
       sigma: of soft-NMS.
       max_detections: M.
       pre_nms_top_k: (anchor, class) pairs that enter NMS.
+      level_top_k: instead, how many of each level do, as in torchvision; 0 is off.
       pixel_offset: see `ops.nms.hard_nms`.
       clip_to: (height, width) per image that boxes are cut to before NMS, as effdet does; the
         reference doesn't.
@@ -70,9 +72,10 @@ def detect(
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method '{method}' is unknown; there are {', '.join(NMS_METHODS)}")
     flat_anchors = _flat_anchors(anchors)
+    best_pairs = top_k_pairs_of_each if level_top_k else top_k_pairs
 
     def one_image(logits, deltas, limits):
-        best, indices, classes = top_k_pairs(logits, pre_nms_top_k)
+        best, indices, classes = best_pairs(logits, level_top_k or pre_nms_top_k)
         deltas = jnp.concatenate(deltas)[indices]
         boxes = box_ops.decode(deltas, flat_anchors[indices])
         boxes = boxes if limits is None else box_ops.clip(boxes, limits)

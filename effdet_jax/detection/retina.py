@@ -5,7 +5,7 @@ RetinaNet's (arXiv:1708.02002) with EfficientDet's constants.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,12 @@ class Retina:
     Args:
       spec: the model.
       **loss: keywords of `losses.detection_loss`.
+
+    Attributes:
+      head_options: further attributes of both `heads.Head`s.
     """
+
+    head_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, spec: ModelSpec, **loss: Any):
         self.spec, self._loss = spec, loss
@@ -47,6 +52,7 @@ class Retina:
             "redundant_bias": spec.redundant_bias,
             "dtype": dtype,
             "remat": remat,
+            **self.head_options,
         }
         return {
             "class_logits": Head(spec.num_classes, bias=CLASS_BIAS, name="class_head", **shared),

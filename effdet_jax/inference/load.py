@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from effdet_jax.checkpoint import THRESHOLD, is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
+from effdet_jax.convert.backbones import names_of
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder
 from effdet_jax.convert.readers import Weights, read_weights
@@ -67,6 +68,11 @@ def initial_kind(path: str) -> str:
     return "backbone" if read_weights(path).backbone_only else "detector"
 
 
+# What a detector's tensors tell of it; where the model to start differs, they serve in part.
+_TOLD = ("num_classes", "redundant_bias", "image_size", "max_level")
+_TOLD += ("pyramid", "pyramid_cells", "fusion", "laterals", "pooling", "conv")
+
+
 def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames | None]:
     """Variables to start `model` from, whatever their class count; a backbone's alone if it is one.
 
@@ -93,8 +99,8 @@ def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames 
         return backbone_variables(weights, model.spec), None
     found = guess_spec(weights, among=(model.spec.name,))
     _say_padding(model, weights, found.padding, found.backbone_epsilon)
-    same = {"redundant_bias": found.redundant_bias, "num_classes": found.num_classes}
-    variables = detector_variables(weights, dataclasses.replace(model.spec, **same))
+    told = {field: getattr(found, field) for field in _TOLD}
+    variables = detector_variables(weights, dataclasses.replace(model.spec, **told))
     return variables, _known(weights.class_names or ClassNames.numbered(found.num_classes))
 
 
@@ -109,10 +115,11 @@ def _say_padding(model: Detector, weights: Weights, padding: str = "", epsilon: 
     """Prints how the model pads, and if its weights were trained otherwise."""
     spec = model.spec
     print(f"init       this model pads '{spec.padding}', epsilon {spec.backbone_epsilon:g}")
-    if weights.backbone_only and weights.kind == "timm":
+    if weights.backbone_only:
         # timm's own networks pad symmetrically; those it took over from TensorFlow are named 'tf_…'.
-        padding = "symmetric" if weights.architecture.startswith("efficientnet") else ""
-        epsilon = 1e-5
+        own = weights.kind == "timm" and weights.architecture.startswith("efficientnet")
+        known = own or weights.kind in names_of(spec.backbone).symmetric
+        padding, epsilon = ("symmetric" if known else ""), 1e-5
     if padding and padding != spec.padding:
         print(
             f"init       these weights were trained with {padding} padding, epsilon {epsilon:g}, "

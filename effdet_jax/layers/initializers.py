@@ -67,6 +67,12 @@ glorot_uniform = KernelInit(
     lambda rng, shape: rng.uniform(-_SIDE, _SIDE, shape),
     lambda shape: math.sqrt(2 / sum(_fans(shape))),
 )
+# RetinaNet's heads: normal, standard deviation 0.01 (arXiv:1708.02002, section 4.1).
+hundredth_normal = KernelInit(
+    jax.random.normal,
+    lambda rng, shape: rng.standard_normal(shape, np.float32),
+    lambda shape: 0.01,
+)
 # Heads: normal cut at two deviations, variance 1 / fan_in after the cut.
 truncated_lecun_normal = KernelInit(
     lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED,

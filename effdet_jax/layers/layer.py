@@ -56,5 +56,5 @@ def decayed_parameters(module: nn.Module) -> tuple[str, ...]:
 
 
 def separate_parameters(module: nn.Module) -> tuple[str, ...]:
-    """Names of a module's vectors whose elements count as parameters of their own when clipped."""
+    """Names of a module's parameters whose rows count as parameters of their own when clipped."""
     return getattr(module, "separate", ())

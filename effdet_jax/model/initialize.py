@@ -59,7 +59,7 @@ def parameter_masks(model: Detector) -> dict[str, Any]:
     """What layers declare of their parameters, for `training.optimizer.create_optimizer`.
 
     `decayed` and `separate` are trees like `params`: True for what weight decay touches, and for
-    vectors whose elements are clipped one by one.
+    those whose rows are clipped one by one.
     """
     description = describe(model)
     return {

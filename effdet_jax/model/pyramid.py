@@ -18,8 +18,11 @@ from effdet_jax.ops.resample import resample
 Features = dict[int, Float[Array, "B _ _ _"]]
 
 # Where a backbone level gets the pyramid's width: in every node that takes it (the released
-# EfficientDets), or once per level.
+# EfficientDets), or once per level, and levels above the backbone's last are pooled from that.
 LATERALS = ("node", "level")
+
+# By how much the windows of a max-pool overlap: 3×3 at stride 2 (EfficientDet), or 2×2 (NAS-FPN).
+POOLINGS = {"overlapping": 1, "disjoint": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class NodeSettings:
       conv: kind of a node's convolution, see `layers.convolution.create_conv`.
       redundant_bias: whether convolutions before a BN have a bias, as the released weights do.
       padding: of the poolings, one of `ops.resample.PADDINGS`.
+      pooling: one of `POOLINGS`.
       dtype: of the computation.
     """
 
@@ -42,6 +46,7 @@ class NodeSettings:
     conv: str = "separable"
     redundant_bias: bool = True
     padding: str = "same"
+    pooling: str = "overlapping"
     dtype: DTypeLike = jnp.float32
 
 
@@ -67,7 +72,7 @@ class Resample(nn.Module):
                 name="conv",
             )
             x = BatchNorm(after="conv", name="bn")(conv(x), train=train)
-        return resample(x, size, settings.padding)
+        return resample(x, size, settings.padding, POOLINGS[settings.pooling])
 
 
 class FusionNode(nn.Module):
@@ -143,19 +148,18 @@ class Pyramid(nn.Module):
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """{3, 4, 5: [B, H, W, C_level]} → {min_level … max_level: [B, H, W, width]}."""
         levels = range(self.min_level, self.max_level + 1)
-        backbone = {level: features[level] for level in levels if level in features}
-        features = dict(backbone)
+        features = {level: features[level] for level in levels if level in features}
+        if self.laterals == "level":
+            for level, x in features.items():
+                lateral = Resample(self.settings, name=f"P{level}")
+                features[level] = lateral(x, x.shape[1:3], train=train)
         for level in levels:
             if level not in features:
-                # P6 is 1×1 conv + BN, then max-pool; P7 and up are pooled only.
+                # P6 of raw features is 1×1 conv + BN, then max-pool; P7 and up are pooled only.
                 below = features[level - 1]
                 size = tuple((side + 1) // 2 for side in below.shape[1:3])
                 extra = Resample(self.settings, name=f"P{level}")
                 features[level] = extra(below, size, train=train)
-        if self.laterals == "level":
-            for level, x in backbone.items():
-                lateral = Resample(self.settings, name=f"P{level}")
-                features[level] = lateral(x, x.shape[1:3], train=train)
         nodes = PYRAMIDS[self.graph](self.min_level, self.max_level)
         for number in range(self.cells):
             cell = PyramidCell(nodes, self.settings, self.remat, name=f"cell_{number}")

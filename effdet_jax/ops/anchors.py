@@ -57,3 +57,36 @@ def anchor_boxes(
         boxes = np.stack(np.broadcast_arrays(*corners), axis=-1)  # [H, W, A, 4]
         anchors[level] = boxes.astype(np.float32)
     return anchors
+
+
+def corner_anchor_boxes(
+    image_size: tuple[int, int],
+    levels: Sequence[int],
+    *,
+    octaves: int,
+    aspects: Sequence[tuple[float, float]],
+    scale: float,
+) -> dict[int, np.ndarray]:
+    """Anchors as torchvision's RetinaNet lays them out; arguments and result as `anchor_boxes`.
+
+    They stand around the corner of their cell that is nearest the origin, sizes and corners are
+    whole pixels, the stride is whole, too (image size // feature size), and a cell's anchors are in
+    the order aspect, octave.
+    """
+    anchors = {}
+    for level in levels:
+        rows, columns = feature_size(image_size, level)
+        sizes = [int(scale * 2**level * 2 ** (octave / octaves)) for octave in range(octaves)]
+        sides = np.array(
+            [(high * size, wide * size) for wide, high in aspects for size in sizes], np.float32
+        )
+        boxes = np.round(np.concatenate([-sides, sides], axis=1) / 2)  # [A, 4]
+        y = np.arange(rows)[:, None] * (image_size[0] // rows)
+        x = np.arange(columns)[None, :] * (image_size[1] // columns)
+        corners = np.stack(np.broadcast_arrays(y, x, y, x), axis=-1)[:, :, None]  # [H, W, 1, 4]
+        anchors[level] = (corners + boxes).astype(np.float32)
+    return anchors
+
+
+# Name → function of image size and levels, as a spec's `anchor_layout` gives it.
+LAYOUTS = {"centred": anchor_boxes, "corner": corner_anchor_boxes}

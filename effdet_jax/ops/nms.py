@@ -143,6 +143,20 @@ def _with_offset(boxes: Array, pixel_offset: float) -> Array:
     return boxes + jnp.array([0.0, 0.0, pixel_offset, pixel_offset], boxes.dtype)
 
 
+def top_k_pairs_of_each(
+    levels: Sequence[Float[Array, "_ K"]], k: int
+) -> tuple[Float[Array, " n"], Int[Array, " n"], Int[Array, " n"]]:
+    """The k best pairs of every level, together, best first: see `top_k_pairs`."""
+    found, start = [], 0
+    for level in levels:
+        best, anchors, classes = top_k_pairs([level], k)
+        found.append((best, start + anchors, classes))
+        start += len(level)
+    best, anchors, classes = map(jnp.concatenate, zip(*found))
+    best, order = lax.top_k(best, len(best))
+    return best, anchors[order], classes[order]
+
+
 def top_k_pairs(
     levels: Sequence[Float[Array, "_ K"]], k: int
 ) -> tuple[Float[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:

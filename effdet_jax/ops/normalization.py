@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
     "relu": nn.relu,
     "relu6": nn.relu6,
+    "leaky_relu": nn.leaky_relu,  # 0.01·x below 0.
     "": lambda x: x,
 }
 

@@ -13,12 +13,12 @@ PADDINGS = ("same", "symmetric")
 
 
 def resample(
-    x: Float[Array, "B H W C"], size: tuple[int, int], padding: str = "same"
+    x: Float[Array, "B H W C"], size: tuple[int, int], padding: str = "same", overlap: int = 1
 ) -> Float[Array, "B h w C"]:
     """`x` brought to `size` (height, width): max-pool where it shrinks, nearest where it grows.
 
     Args:
-      padding: of the max-pool, one of `PADDINGS`.
+      padding, overlap: of the max-pool, see `max_pool`.
 
     Raises:
       ValueError: one axis shrinks while the other grows, which no EfficientDet of the reference
@@ -28,7 +28,7 @@ def resample(
     if (height, width) == tuple(size):
         return x
     if height > size[0] and width > size[1]:
-        return max_pool(x, size, padding)
+        return max_pool(x, size, padding, overlap)
     if height <= size[0] and width <= size[1]:
         return upsample(x, size)
     raise ValueError(
@@ -39,15 +39,18 @@ def resample(
 
 
 def max_pool(
-    x: Float[Array, "B H W C"], size: tuple[int, int], padding: str = "same"
+    x: Float[Array, "B H W C"], size: tuple[int, int], padding: str = "same", overlap: int = 1
 ) -> Float[Array, "B h w C"]:
-    """Max over windows one wider than the stride (3×3 for stride 2), padded with -inf.
+    """Max over windows wider than the stride by `overlap` (3×3 for stride 2), padded with -inf.
 
     The stride is (H - 1) // h + 1.
+
+    Args:
+      padding: one of `PADDINGS`. Windows that don't overlap are padded on the far side alone.
     """
     strides = [(full - 1) // target + 1 for full, target in zip(x.shape[1:3], size)]
-    windows = [stride + 1 for stride in strides]
-    edges = window_padding(x.shape[1:3], windows, strides, padding)
+    windows = [stride + overlap for stride in strides]
+    edges = window_padding(x.shape[1:3], windows, strides, padding if overlap else "same")
 
     def as_reduce_window(x):
         pads = ((0, 0), *edges, (0, 0))

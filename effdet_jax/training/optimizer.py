@@ -75,7 +75,7 @@ def create_optimizer(
 
     Args:
       decayed: a tree like the parameters, True for what weight decay touches.
-      separate: a tree like the parameters, True for vectors whose elements are clipped one by one.
+      separate: a tree like the parameters, True for those whose rows are clipped one by one.
       clip_norm: 0 turns clipping off.
 
     Raises:
@@ -94,13 +94,13 @@ def clip_by_norms(max_norm: float, separate: optax.Params) -> optax.GradientTran
     """Scales each tensor down to `max_norm` if its own norm is above, then all of them together.
 
     Args:
-      separate: a tree like the parameters, True for vectors whose elements count as tensors of
-        their own, such as fusion weights: the reference has a scalar variable for each.
+      separate: a tree like the parameters, True for those whose rows (a vector's elements) count
+        as tensors of their own, such as fusion weights: the reference has a variable for each.
     """
 
     def update(updates, params=None):
         squares = jax.tree.map(
-            lambda leaf, apart: jnp.square(leaf) if apart else jnp.sum(jnp.square(leaf)),
+            lambda leaf, apart: _square_of_rows(leaf) if apart else jnp.sum(jnp.square(leaf)),
             updates,
             separate,
         )
@@ -118,6 +118,12 @@ def clip_by_norms(max_norm: float, separate: optax.Params) -> optax.GradientTran
         return clipped
 
     return optax.stateless(update)
+
+
+def _square_of_rows(leaf: jax.Array) -> jax.Array:
+    """The squared norm of each row, broadcastable to `leaf`; of a vector, each element's square."""
+    axes = tuple(range(1, leaf.ndim))
+    return jnp.sum(jnp.square(leaf), axes, keepdims=True) if axes else jnp.square(leaf)
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

@@ -41,9 +41,13 @@ def test_a_new_backbone_is_one_entry(tmp_path, toy, rng):
 
 def test_refusals_name_every_family(tmp_path, toy):
     save_file({"x": np.ones(1, np.float32)}, tmp_path / "x.safetensors")
-    with pytest.raises(ConversionError, match="no EfficientDet or EfficientNet or Toy that is"):
+    with pytest.raises(
+        ConversionError, match="no EfficientDet or EfficientNet or ResNet or Toy that is"
+    ):
         read_weights(tmp_path / "x.safetensors")
-    with pytest.raises(ConversionError, match="'other' has no names .* of EfficientNet, Toy"):
+    with pytest.raises(
+        ConversionError, match="'other' has no names .* of EfficientNet, ResNet, Toy"
+    ):
         names_of("other")
 
 

@@ -200,3 +200,19 @@ def test_a_tf2_checkpoint_of_the_official_keys_and_shapes(tmp_path):
     again = read_weights(tmp_path / "ckpt-1")
     assert guess_spec(again) == spec
     jax.tree.map(np.testing.assert_array_equal, detector_variables(again, spec), variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("efficientdet_q0", {"model": "d0", "pyramid": "qufpn"}),
+        ("efficientdet_q2", {"model": "d2", "pyramid": "qufpn", "pyramid_cells": 4}),
+        ("", {"model": "d0", "pyramid": "panet", "fusion": "sum", "pyramid_cells": 2}),
+    ],
+)
+def test_other_pyramids_are_named_or_counted(name, changes):
+    spec = model_spec(f"efficientdet-{changes.pop('model')}", **PYTORCH, **changes)
+    weights = weights_of(spec)
+    assert guess_spec(weights) == spec
+    assert guess_spec(dataclasses.replace(weights, architecture=name)) == spec
+    assert guess_spec(weights, name) == spec

@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 
 from effdet_jax.convert.pytorch import effdet_rules
+from effdet_jax.convert.rules import ConversionError
 from effdet_jax.convert.tensorflow import automl_rules, automl_tf2_rules
 from effdet_jax.spec import list_models, model_spec
 from tests.conftest import shared
+from tests.tiny import tiny_spec
 
 # Variables of the official graphs, BN statistics included (counted in google/automl 6a54c874).
 VARIABLES = dict(
@@ -49,3 +52,20 @@ def test_names_and_shapes_of_official_tf2_files():
     assert {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in names} == keys
     keras = {key.split("/", 1)[1].removesuffix(":0") for key, _ in recorded["h5_keys"]}
     assert {n for rule in automl_rules(spec) for n in rule.names} == keras
+
+
+def test_weights_per_channel_are_a_vector_for_each_input():
+    rules = {rule.path: rule for rule in automl_rules(tiny_spec(fusion="channel_fast"))}
+    rule = rules["params/pyramid/cell_0/P4_out/fusion/weights"]
+    assert rule.names == tuple(f"fpn_cells/cell_0/fnode4/WSM{end}" for end in ("", "_1", "_2"))
+    vectors = [np.arange(3.0), np.arange(3.0) + 5, np.arange(3.0) + 7]
+    np.testing.assert_array_equal(rule.from_source(vectors), [[0, 1, 2], [5, 6, 7], [7, 8, 9]])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pyramid": "panet"}, {"fusion": "unbounded"}, {"laterals": "level"}, {"conv": "dense"}],
+)
+def test_pyramids_that_automl_has_not_are_refused(changes):
+    with pytest.raises(ConversionError, match="google/automl's checkpoints are of bifpn with fast"):
+        list(automl_rules(tiny_spec(**changes)))

@@ -30,6 +30,7 @@ from tests.tiny import random_variables
 SPEC = model_spec(
     "efficientdet-lite0", image_size=(64, 64), num_classes=3, pyramid_cells=1, head_depth=1
 )
+SHALLOW = {"pyramid_cells": 2, "head_depth": 1}
 
 
 @functools.cache
@@ -135,7 +136,15 @@ def test_live_comparison_without_effdet_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [(name, {}) for name in ("d0", "d1", "d3", "d6", "d7x", "lite0", "lite3x")]
-    + [("d0", PYTORCH), ("d1", PYTORCH)],
+    + [("d0", PYTORCH), ("d1", PYTORCH)]
+    + [
+        ("d0", {"pyramid": pyramid, "fusion": fusion, **SHALLOW})
+        for pyramid in ("panet", "qufpn")
+        for fusion in ("fast", "sum")
+    ]
+    + [("d0", {"fusion": "softmax", "conv": "dense", **SHALLOW})]
+    + [("d0", {"pyramid": "qufpn", "max_level": 8, **SHALLOW, **PYTORCH})]
+    + [("d0", {"pyramid": "panet", "max_level": 5, **SHALLOW})],
 )
 def test_parity_with_effdet_live(name, changes):
     """The same random weights in PyTorch's effdet, where that is installed (`.[parity]`)."""
@@ -162,7 +171,8 @@ def lively_variables(spec):
     variables = random_variables(model)
     # As in a trained detector: few scores near 1, where float32 can't tell them apart.
     for head, bias in (("class_head", -4.6), ("box_head", 0.0)):
-        predict = variables["params"][head]["predict"]["pointwise"]
+        predict = variables["params"][head]["predict"]
+        predict = predict.get("pointwise", predict)  # A dense convolution is one layer.
         predict["kernel"] = 0.3 * predict["kernel"]
         predict["bias"] = predict["bias"] + bias
     images = np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)

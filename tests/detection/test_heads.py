@@ -24,6 +24,19 @@ def test_a_fresh_head_predicts_its_bias():
     assert (head.apply(variables, FEATURES)[3] == -2.0).all()
 
 
+def test_a_head_without_normalisation_is_convolutions_and_activations():
+    head = Head(1, anchors=1, width=8, depth=1, act="relu", conv="dense", norm=False)
+    params = head.init(jax.random.key(0), FEATURES)["params"]
+    assert set(params) == {"conv_0", "predict"}
+    # The middle pixel of the first channel is passed on; what is below 0 isn't.
+    for name in params:
+        params[name]["kernel"] = jnp.zeros_like(params[name]["kernel"]).at[1, 1, 0, 0].set(1.0)
+    for sign, expected in ((1, 3.0), (-1, 0.0)):
+        params["conv_0"]["bias"] = jnp.full(8, 2.0 * sign)
+        features = {3: sign * FEATURES[3]}
+        assert (head.apply({"params": params}, features)[3] == expected).all()
+
+
 def test_a_dense_head_has_one_kernel_a_convolution():
     head = Head(4, anchors=9, width=8, depth=1, conv="dense")
     params = jax.eval_shape(lambda: head.init(jax.random.key(0), FEATURES))["params"]

@@ -45,6 +45,21 @@ def test_a_folded_detector_gives_the_same_without_batch_statistics(model, rng):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), found, wanted)
 
 
+@pytest.mark.parametrize("name", ["retinanet-r50", "retinanet-r50-torchvision"])
+def test_a_folded_retinanet_gives_the_same(name, rng):
+    """Its pyramid's normalisations stay: P6 and P7 take what isn't normalised."""
+    model = Detector(tiny_spec(name, backbone="resnet-tiny", pyramid_width=8))
+    variables = random_variables(model)
+    x = rng.normal(size=(1, 64, 64, 3)).astype(np.float32)
+    folded_model, folded = fold_batch_norm(model, variables)
+    left = set(folded.get("batch_stats", {}))
+    assert left == ({"pyramid"} if name == "retinanet-r50" else set())
+    wanted = jax.jit(model.apply, compiler_options=QUICK)(variables, x)
+    found = jax.jit(folded_model.apply, compiler_options=QUICK)(folded, x)
+    largest = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), found, wanted)
+
+
 def test_kernels_take_the_gain_and_heads_keep_it():
     model = small("efficientdet-d0", pyramid_cells=1)
     variables = random_variables(model)

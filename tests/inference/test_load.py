@@ -60,6 +60,13 @@ def test_weights_of_any_class_count_start_a_model(tmp_path):
         read_initial_variables(path, Detector(model_spec("efficientdet-d0")))
 
 
+def test_weights_start_a_model_with_another_pyramid_or_fewer_levels(tmp_path):
+    path, variables = written(tmp_path)
+    for changes in ({"max_level": 5}, {"pyramid": "nasfpn", "pyramid_cells": 5}):
+        model = Detector(model_spec("efficientdet-lite0", num_classes=2, **changes))
+        assert_same(read_initial_variables(path, model)[0], variables)
+
+
 def test_weights_of_symmetric_padding_start_a_model_with_a_word(tmp_path, capsys):
     path, variables = written(tmp_path, model_spec("efficientdet-d0", num_classes=2, **PYTORCH))
     found, _ = read_initial_variables(path, Detector(model_spec("efficientdet-d0", num_classes=5)))

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from effdet_jax.detection.heads import CLASS_BIAS
-from effdet_jax.model.detector import Detector, check_spec
+from effdet_jax.model.detector import NECKS, Detector, check_spec
+from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.initialize import abstract_variables
+from effdet_jax.model.merge import MERGES
 from effdet_jax.ops import convolution, resample
 from effdet_jax.ops.resample import window_padding
 from effdet_jax.spec import model_spec
@@ -49,6 +53,32 @@ def test_any_image_size_works(name, size, expected):
     assert list(outputs.class_logits) == list(spec.levels)
 
 
+@pytest.mark.parametrize("pyramid", NECKS)
+def test_pyramids_that_are_no_graph_take_any_size(pyramid):
+    changes = {"backbone": "resnet-tiny", "pyramid": pyramid, "pyramid_width": 8}
+    outputs = output_shapes(tiny_spec("retinanet-r50", image_size=(499, 333), **changes))
+    sides = [(63, 42), (32, 21), (16, 11), (8, 6), (4, 3)]
+    assert [x.shape for x in outputs.class_logits.values()] == [(2, *side, 9, 2) for side in sides]
+
+
+def test_a_neck_is_an_entry(monkeypatch):
+    class Pooled(nn.Module):
+        @nn.compact
+        def __call__(self, features, *, train=False):
+            x = nn.Conv(8, (1, 1))(features[5])
+            levels = {
+                n: jnp.repeat(jnp.repeat(x, 2 ** (5 - n), 1), 2 ** (5 - n), 2) for n in (3, 4)
+            }
+            return {**levels, 5: x}
+
+    monkeypatch.setitem(NECKS, "pooled", lambda spec, *, dtype, remat, name: Pooled(name=name))
+    spec = tiny_spec(pyramid="pooled", max_level=5)
+    check_spec(spec)
+    shapes = [x.shape[1:3] for x in output_shapes(spec).box_deltas.values()]
+    assert shapes == [(8, 8), (4, 4), (2, 2)]
+    assert "Conv_0" in abstract_variables(Detector(spec))["params"]["pyramid"]
+
+
 def test_parameter_paths_are_the_documented_ones():
     params = abstract_variables(Detector(model_spec("efficientdet-d0")))["params"]
     assert params["pyramid"]["cell_0"]["P4_td"]["fusion"]["weights"].shape == (2,)
@@ -65,6 +95,36 @@ def test_parameter_paths_are_the_documented_ones():
 def test_sum_fusion_has_no_weights():
     variables = abstract_variables(Detector(model_spec("efficientdet-d6")))
     assert "fusion" not in variables["params"]["pyramid"]["cell_0"]["P4_td"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"pyramid": graph, "fusion": "fast"} for graph in PYRAMIDS]
+    + [{"fusion": fusion} for fusion in sorted(set(MERGES) - {"fast"})]
+    + [{"pyramid": "nasfpn", "laterals": "level", "pooling": "disjoint", "max_level": 7}]
+    + [{"pyramid": "qufpn", "fusion": "sum", "max_level": 8, "image_size": (256, 256)}],
+)
+def test_a_gradient_reaches_every_parameter_of_a_pyramid(changes):
+    spec = tiny_spec("efficientdet-d0", **{"image_size": (128, 128), **changes})
+    model, rng = Detector(spec), np.random.default_rng(1)
+    variables = random_variables(model)
+    images = jnp.asarray(rng.normal(size=(2, *spec.image_size, 3)), jnp.float32)
+
+    def loss(params):
+        found, _ = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return sum(
+            jnp.sum(x * jnp.cos(jnp.arange(x.size).reshape(x.shape)))
+            for x in jax.tree.leaves(found)
+        )
+
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(variables["params"])
+    for path, gradient in flatten_dict(gradients["pyramid"], sep="/").items():
+        assert np.isfinite(gradient).all(), path
+        redundant = path.endswith(("conv/bias", "pointwise/bias"))
+        assert redundant or np.any(gradient != 0), path
 
 
 def test_class_bias_is_probability_one_hundredth():
@@ -127,6 +187,7 @@ def test_symmetric_padding_reaches_every_strided_window(monkeypatch):
         ("pyramid", "bifpn"),
         ("fusion", "fast, softmax"),
         ("laterals", "node, level"),
+        ("pooling", "overlapping, disjoint"),
         ("conv", "separable, dense"),
         ("activation", "swish, relu"),
         ("objective", "retina"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from effdet_jax.ops.anchors import anchor_boxes, feature_size
+from effdet_jax.ops.anchors import anchor_boxes, corner_anchor_boxes, feature_size
 from tests.conftest import shared
 
 
@@ -35,6 +35,21 @@ def test_stride_is_a_fraction_where_sizes_do_not_divide():
     anchors = anchor_boxes((100, 100), [3], octaves=1, aspects=[(1.0, 1.0)], scale=1.0)[3]
     assert anchors.shape[:2] == (13, 13)
     np.testing.assert_allclose(anchors[0, 0, 0], [0, 0, 100 / 13, 100 / 13], rtol=1e-6)
+
+
+def test_corner_anchors_by_hand():
+    """torchvision's sizes 32, 40, 50 and ratios (height / width) ½, 1, 2, rounded."""
+    root = 2**0.5
+    aspects = [(root, 1 / root), (1.0, 1.0), (1 / root, root)]
+    options = {"octaves": 3, "aspects": aspects, "scale": 4.0}
+    cells = corner_anchor_boxes((100, 64), [3], **options)[3]
+    assert cells.shape == (13, 8, 9, 4)
+    # 32 √½ = 22.6 high and 45.3 wide: ±11 and ±23. Squares of 32, 40 (not 40.3) and 50 px follow.
+    np.testing.assert_array_equal(cells[0, 0, 0], [-11, -23, 11, 23])
+    np.testing.assert_array_equal(cells[0, 0, 4], [-20, -20, 20, 20])
+    np.testing.assert_array_equal(cells[0, 0, 8], [-35, -18, 35, 18])  # 50 · √2 = 70.7, 35.4
+    # The stride is 100 // 13 = 7 pixels down and 8 to the right.
+    np.testing.assert_array_equal(cells[2, 3, 4], [14 - 20, 24 - 20, 14 + 20, 24 + 20])
 
 
 def flat(anchors):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs
+from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs, top_k_pairs_of_each
 from tests.ops.test_boxes import numpy_iou, random_boxes
 
 
@@ -129,6 +129,14 @@ def test_top_k_pairs_equals_a_full_sort(rng, sizes, classes, k, decimals):
     order = np.argsort(-logits.reshape(-1), kind="stable")[:k]
     np.testing.assert_array_equal(best, logits.reshape(-1)[order])
     np.testing.assert_array_equal(rows * classes + columns, order)
+
+
+def test_top_k_pairs_of_each_takes_as_many_of_a_level():
+    levels = [jnp.array([[9.0, 8.0], [7.0, 1.0]]), jnp.array([[2.0, 8.5]]), jnp.array([[0.5, 0.1]])]
+    best, anchors, classes = top_k_pairs_of_each(levels, 2)
+    np.testing.assert_array_equal(best, np.float32([9, 8.5, 8, 2, 0.5, 0.1]))
+    np.testing.assert_array_equal(anchors, [0, 2, 0, 2, 3, 3])
+    np.testing.assert_array_equal(classes, [0, 1, 1, 0, 0, 1])
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e-42, np.inf, -np.inf])

@@ -54,6 +54,24 @@ def test_symmetric_max_pool_equals_flax_padded_by_one(rng, size):
     np.testing.assert_array_equal(max_pool(x, expected.shape[1:3], "symmetric"), expected)
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_max_pool_over_many_levels_equals_flax(rng, overlap):
+    x = jnp.asarray(rng.normal(size=(2, 17, 33, 3)).astype(np.float32)) - 10.0
+    target, strides = (3, 5), (6, 7)  # (17 - 1) // 3 + 1 and (33 - 1) // 5 + 1.
+    windows = tuple(stride + overlap for stride in strides)
+    expected = nn.max_pool(x, windows, strides, padding="SAME")
+    assert expected.shape[1:3] == target
+    np.testing.assert_array_equal(max_pool(x, target, overlap=overlap), expected)
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_windows_that_do_not_overlap_tile_the_image(padding):
+    # Rows 0–1 and 2–3: the last of each is the largest. 5 rows: the last is alone.
+    for rows, expected in ((4, [1, 3]), (5, [1, 3, 4])):
+        found = max_pool(ramp(rows, rows), (len(expected),) * 2, padding, overlap=0)
+        np.testing.assert_array_equal(found[0, :, 0, 0] // rows, expected)
+
+
 def test_max_pool_gradient_goes_to_the_maximum(rng):
     x = jnp.asarray(rng.permutation(49).reshape(1, 7, 7, 1).astype(np.float32))
     ours = jax.grad(lambda x: jnp.sum(max_pool(x, (4, 4)) ** 2))(x)

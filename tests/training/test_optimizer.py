@@ -102,6 +102,11 @@ def test_each_gradient_is_clipped_on_its_own_then_all_together():
     weights, _ = clip.update(weights, clip.init(weights))
     expected = np.array([10, -5]) * 10 / total
     np.testing.assert_allclose(weights["fusion"]["weights"], expected, rtol=1e-6)
+    # Fusion weights per channel are a vector per input: norms 50 and 5.
+    weights = {"fusion": {"weights": jnp.array([[30.0, 40.0], [0.0, 5.0]])}}
+    weights, _ = clip.update(weights, clip.init(weights))
+    expected = np.array([[6, 8], [0, 5]]) * 10 / total
+    np.testing.assert_allclose(weights["fusion"]["weights"], expected, rtol=1e-6)
     small = {"kernel": jnp.array([0.3, -0.4])}
     clip = clip_by_norms(10.0, masks(small)["separate"])
     np.testing.assert_array_equal(
