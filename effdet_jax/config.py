@@ -105,7 +105,6 @@ def get_config() -> ConfigDict:
     config.model.name = "efficientdet-d0"  # Or any other φ: 'efficientdet-d2.5'.
     config.model.image_size = ""  # '512' or '384x640' (height × width); '' is the model's own.
     config.model.backbone = ""  # '' and 0 are the model's own, here and below.
-    config.model.max_level = 0  # Coarsest pyramid level; its stride is 2 ** max_level.
     config.model.pyramid_width = 0
     config.model.pyramid_cells = 0
     config.model.head_depth = 0
