@@ -87,12 +87,9 @@ def detect(
         else:
             kept, scores = soft_nms(boxes, scores, classes, sigma=sigma, **options)
         valid = kept >= 0
-        return Detections(
-            boxes=jnp.where(valid[:, None], boxes[kept], 0.0),
-            scores=scores,
-            labels=jnp.where(valid, classes[kept], 0),
-            valid=valid,
-        )
+        boxes = jnp.where(valid[:, None], boxes[kept], 0.0)
+        labels = jnp.where(valid, classes[kept], 0)
+        return Detections(boxes, scores, labels, valid)
 
     return jax.vmap(one_image)(
         _flatten(outputs.class_logits), _flatten(outputs.box_deltas), clip_to
