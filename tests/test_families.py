@@ -1,14 +1,20 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
+from effdet_jax.config import smoke
 from effdet_jax.families import FAMILIES
+from effdet_jax.inference.load import load
+from effdet_jax.inference.predictor import Predictor
 from effdet_jax.model.counts import summarize
 from effdet_jax.model.detector import Detector, check_spec
 from effdet_jax.model.initialize import abstract_variables
 from effdet_jax.spec import ModelSpec, list_models, model_spec
+from effdet_jax.train import train
 from effdet_jax.training.freeze import frozen_modules, frozen_parameters
+from tests.tiny import changed_config
 
 NAMES = [name for models in FAMILIES.values() for name in models]
 # Parameters and multiply-adds of 90 classes at the model's own size, counted by another program on
@@ -71,3 +77,25 @@ def test_families_are_listed_apart():
 def test_fields_can_be_changed():
     spec = model_spec("retinanet-r50", num_classes=3, backbone="resnet101")
     assert (spec.num_classes, spec.backbone, spec.pyramid) == (3, "resnet101", "retinanet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet-r50", "retinanet-r50-torchvision", "nasfpn-r50"])
+def test_a_small_one_trains_and_detects(name, tmp_path):
+    changes = {
+        "model.name": name,
+        "model.backbone": "resnet-tiny",
+        "model.image_size": "128",
+        "model.pyramid_width": 8,
+        "model.pyramid_cells": 1,
+        "model.head_depth": 1,
+    }
+    config = smoke(changed_config(num_epochs=1.0), image_size="128")
+    config.update_from_flattened_dict(changes | {"num_steps": 2, "batch_size": 8})
+    train(config, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(rows[0]["loss/total"]) and 0 <= rows[-1]["eval/AP"] <= 1
+    model, variables = load(str(tmp_path))
+    assert (model.spec.name, model.spec.num_classes) == (name, 6)
+    found = Predictor(model, variables)(np.zeros((1, 100, 150, 3), np.uint8))
+    assert found.boxes.shape == (1, 100, 4) and found.valid.any()
