@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
-from effdet_jax.cli import define_config_flag, define_process_flags, run
+from effdet_jax.cli import define_config_flag, define_process_flags, define_tta_flags, run
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.subset import spread
@@ -33,6 +33,7 @@ from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
+from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
 from effdet_jax.run.memory import memory_explained
 
@@ -61,6 +62,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "batch_size": flags.DEFINE_integer(
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
         ),
+        **define_tta_flags(),
         "output": flags.DEFINE_string(
             "output", "", "folder to write; or a NAME.json for COCO's result rows alone"
         ),
@@ -77,19 +79,17 @@ def main(
     nms: str | None,
     dtype: str | None,
     batch_size: int,
+    tta: str,
+    fusion: str | None,
     output: str,
     **processes: Any,
 ) -> int:
     check_output(output)
+    views = TTA.parse(tta, fusion)
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint, data_dir)
-        if data_dir:
-            config.data.dir = data_dir
-        if protocol:
-            configs.set_protocol(config, protocol)
-        if nms:
-            config.eval.method = nms
+        set_flags(config, data_dir, protocol, nms)
         config.eval.batch_size = batch_size or 8 * jax.device_count()
 
         experiment = Experiment.from_config(config)
@@ -97,7 +97,9 @@ def main(
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
-        evaluator = experiment.create_evaluator(model, source, mesh, objective)
+        if views:
+            print("tta        " + views.line(model.spec), flush=True)
+        evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
         variables = jax.device_get(variables)
         smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
         with memory_explained(lambda: [smaller]):
@@ -108,6 +110,16 @@ def main(
         if output and jax.process_index() == 0:
             write_output(output, result)
         return 0
+
+
+def set_flags(config: ConfigDict, data_dir: str, protocol: str | None, nms: str | None):
+    """Changes a configuration to what the flags say; '' and None leave it as it is."""
+    if data_dir:
+        config.data.dir = data_dir
+    if protocol:
+        configs.set_protocol(config, protocol)
+    if nms:
+        config.eval.method = nms
 
 
 def open_split(experiment: Experiment, split: str, model: Detector) -> Source:
