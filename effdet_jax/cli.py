@@ -55,6 +55,21 @@ def define_process_flags() -> dict[str, flags.FlagHolder]:
     }
 
 
+def define_tta_flags() -> dict[str, flags.FlagHolder]:
+    """Views of an image beside the plain one, see `inference.tta.TTA.parse`."""
+    return {
+        "tta": flags.DEFINE_string(
+            "tta",
+            "",
+            "other views of each image: flip, and scales of the network's input, as in "
+            "flip,0.75,1.25",
+        ),
+        "fusion": flags.DEFINE_string(
+            "fusion", None, "of the views' boxes: wbf, weighted box fusion, if not given; or nms"
+        ),
+    }
+
+
 def _define_import_flag() -> flags.FlagHolder:
     """`--import=my_net`, and the flags of this file in the command's `--help`."""
     holder = flags.DEFINE_list(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from effdet_jax import config as configs
 from effdet_jax.checkpoint import CheckpointError, find_checkpoint
-from effdet_jax.cli import define_config_flag, define_process_flags, run
+from effdet_jax.cli import define_config_flag, define_process_flags, define_tta_flags, run
 from effdet_jax.data.example import DataError, Source
 from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.subset import spread
@@ -34,6 +34,7 @@ from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
+from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
 from effdet_jax.report.compare_page import write_compare_page
 from effdet_jax.report.run_page import RunPage
@@ -66,6 +67,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
         "batch_size": flags.DEFINE_integer(
             "batch_size", 0, "of all devices; 0 is 8 per device", lower_bound=0
         ),
+        **define_tta_flags(),
         "output": flags.DEFINE_string(
             "output",
             "",
@@ -85,6 +87,8 @@ def main(
     nms: str | None,
     dtype: str | None,
     batch_size: int,
+    tta: str,
+    fusion: str | None,
     output: str,
     **processes: Any,
 ) -> int:
@@ -93,6 +97,7 @@ def main(
     if not checkpoint:
         raise configs.ConfigError("name what to evaluate: --checkpoint=runs/mine")
     check_output(output)
+    views = TTA.parse(tta, fusion)
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint, data_dir)
@@ -104,7 +109,9 @@ def main(
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
 
         mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
-        evaluator = experiment.create_evaluator(model, source, mesh, objective)
+        if views:
+            print("tta        " + views.line(model.spec), flush=True)
+        evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
         variables = jax.device_get(variables)
         smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
         with memory_explained(lambda: [smaller]):

@@ -22,6 +22,7 @@ from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
 from effdet_jax.evaluation.loop import Evaluation, create_evaluator
 from effdet_jax.experiment_data import ExperimentData, create_spec
+from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.report.run_page import RunPage
@@ -322,17 +323,22 @@ class Experiment(ExperimentData):
         }
 
     def create_evaluator(
-        self, model: Detector, source: Source, mesh: Mesh, objective: Objective | None = None
+        self,
+        model: Detector,
+        source: Source,
+        mesh: Mesh,
+        objective: Objective | None = None,
+        tta: TTA | None = None,
     ) -> Callable[..., Evaluation]:
         """`variables → Evaluation` of any model on any source, by this config's protocol.
 
         Args:
           objective: for the loss, None for none.
+          tta: other views of the images that take part in the detections, None for none.
         """
         batch_size = self.asked.eval.batch_size or self.batch_size
-        return create_evaluator(
-            model, source, mesh, batch_size=batch_size, objective=objective, **self.detect_options
-        )
+        options = {"batch_size": batch_size, "objective": objective, "tta": tta}
+        return create_evaluator(model, source, mesh, **options, **self.detect_options)
 
     @functools.cached_property
     def evaluator(self) -> Callable[..., Evaluation]:

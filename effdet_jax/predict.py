@@ -18,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.cli import INTERRUPTED, run
+from effdet_jax.cli import INTERRUPTED, define_tta_flags, run
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import Intensity, read_image
 from effdet_jax.data.locate import SUFFIXES as IMAGES
@@ -65,6 +65,7 @@ def define_flags() -> dict[str, flags.FlagHolder]:
             lower_bound=0,
         ),
         "overlap": flags.DEFINE_float("overlap", 0.2, "of neighbouring tiles, a share", 0.0, 0.9),
+        **define_tta_flags(),
     }
 
 
@@ -99,31 +100,29 @@ def main(
     pictures: bool,
     tile: int = 0,
     overlap: float = 0.2,
+    tta: str = "",
+    fusion: str | None = None,
 ) -> int:
     inputs = find_inputs(images, (*IMAGES, *VIDEOS))
     targets = plan_targets(inputs, kind, pictures)
     planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one.files())]
     folder = OutputFolder(output, planned, inputs.paths)
     model, variables = load(checkpoint, dtype=dtype)
-    score_threshold, reason = choose_threshold(score_threshold, model)
+    score_threshold, reason = choose_threshold(score_threshold, model, tta)
     print(f"score_threshold {score_threshold:g}: {reason}")
-    stills = [target for target in targets if not target.is_video]
-    if len(stills) == len(targets) and not tile:
+    if not tile and not any(target.is_video for target in targets):
         batch_size = min(batch_size, len(targets))
     # Whatever its score: where nothing reaches the threshold, the best score is told.
-    predictor = Predictor(model, variables, batch_size=batch_size, score_threshold=0.0)
+    options = {"batch_size": batch_size, "score_threshold": 0.0, "tta": tta, "fusion": fusion}
+    predictor = Predictor(model, variables, **options)
+    if predictor.tta:
+        print(f"tta {predictor.tta.line(model.spec)}")
     detect = Tiled(predictor.detect, tile, overlap) if tile else predictor.detect
     tally = Tally(score_threshold)
     names = predictor.class_names
     with Outputs(folder, kind, names) as outputs:
         job = Job(names, model.spec.intensity, detect, batch_size, folder, outputs, tally)
-        try:
-            job.run_images(stills)
-            for target in targets:
-                if target.is_video:
-                    job.run_video(target)
-        except KeyboardInterrupt:
-            tally.interrupted = True
+        job.run(targets)
     print("\n".join(tally.lines(len(targets), inputs.skipped, output)), flush=True)
     return INTERRUPTED if tally.interrupted else 1 if tally.broken else 0
 
@@ -141,14 +140,15 @@ def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
     return targets
 
 
-def choose_threshold(given: float | None, model: Detector) -> tuple[float, str]:
+def choose_threshold(given: float | None, model: Detector, tta: str = "") -> tuple[float, str]:
     """The score threshold and where it is from."""
     if given is not None:
         return given, "as asked"
     if model.score_threshold is not None:
+        views = f" without other views; evaluate --tta={tta} tells theirs" if tta else ""
         return (
             model.score_threshold,
-            "F1 was best there in validation; --score_threshold=… sets another",
+            f"F1 was best there in validation{views}; --score_threshold=… sets another",
         )
     return SCORE_THRESHOLD, "the checkpoint knows no better one; --score_threshold=… sets another"
 
@@ -173,6 +173,16 @@ class Job:
     folder: OutputFolder
     outputs: Outputs
     tally: Tally
+
+    def run(self, targets: Sequence[Target]):
+        """All images, then all videos, up to the end or to Ctrl-C, which the tally knows of."""
+        try:
+            self.run_images([target for target in targets if not target.is_video])
+            for target in targets:
+                if target.is_video:
+                    self.run_video(target)
+        except KeyboardInterrupt:
+            self.tally.interrupted = True
 
     def find(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Results of images, whatever the scores."""

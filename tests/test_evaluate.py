@@ -16,13 +16,14 @@ from effdet_jax.evaluation.coco import METRICS, CocoMetrics
 from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.files import DestinationError
+from effdet_jax.inference.tta import TTA, TTAError
 from effdet_jax.model.detector import Detector
 from tests.doubles import make_folder
 from tests.reports import write_metrics
 from tests.tiny import random_variables, tiny_config, tiny_spec
 
 FLAGS = {"config": None, "curve": [], "data_dir": "", "split": "val", "protocol": None, "nms": None}
-FLAGS |= {"dtype": None, "batch_size": 0, "output": ""}
+FLAGS |= {"dtype": None, "batch_size": 0, "tta": "", "fusion": None, "output": ""}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,8 @@ def evaluated(monkeypatch):
 
     def create_evaluator(model, source, mesh, **options):
         objective = options.pop("objective")
+        if options["tta"] is None:
+            del options["tta"]
         assert isinstance(objective, Retina) and objective.spec == model.spec
         asked.append((model, options))
         return lambda variables, other=None: Evaluation(
@@ -80,6 +83,16 @@ def test_flags_go_before_what_the_run_did(workdir, evaluated, flags, expected):
     ((model, options),) = evaluated
     assert model.dtype == jnp.float32
     assert options == expected | {"batch_size": 64}  # 8 for each of 8 devices.
+
+
+def test_other_views_take_part_where_they_are_asked_for(workdir, evaluated, capsys):
+    flags = {"checkpoint": workdir, "tta": "flip,2", "fusion": "nms"}
+    evaluate.main(**FLAGS | flags)
+    ((_, options),) = evaluated
+    assert options["tta"] == TTA(flip=True, scales=(2.0,), fusion="nms")
+    assert "4 views of each image: 64×64, 128×128 px, each also mirrored" in capsys.readouterr().out
+    with pytest.raises(TTAError, match="--tta=twice"):
+        evaluate.main(**FLAGS | {"checkpoint": "nowhere", "tta": "twice"})
 
 
 def test_data_of_other_classes_is_refused(workdir, tmp_path):

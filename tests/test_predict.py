@@ -17,6 +17,7 @@ from effdet_jax.classes import ClassNames
 from effdet_jax.convert.folder import write_folder
 from effdet_jax.detection.postprocess import Detections
 from effdet_jax.files import DestinationError
+from effdet_jax.inference.tta import TTA
 from effdet_jax.inference.video import Video, VideoWriter
 from effdet_jax.model.detector import Detector
 from tests.conftest import ROOT
@@ -34,8 +35,9 @@ class Stub:
 
     interrupt, calls = 0, ()
 
-    def __init__(self, model, variables, *, batch_size, score_threshold):
+    def __init__(self, model, variables, *, batch_size, score_threshold, tta, fusion):
         assert score_threshold == 0.0
+        self.tta = TTA.parse(tta, fusion)
         self.model, self.class_names = model, NAMES
         Stub.batch_size, Stub.calls = batch_size, []
 
@@ -134,6 +136,15 @@ def test_formats_without_pictures(photos, kind, expected):
     run("photos", kind=kind, pictures=False)
     own = {"detections.jsonl", "written_by_predict.txt"}
     assert [name for name in files("found") if name not in own] == expected
+
+
+def test_other_views_are_said_and_have_other_scores(photos, monkeypatch, capsys):
+    knowing = Detector(tiny_spec(), NAMES, score_threshold=0.95)
+    monkeypatch.setattr(predict, "load", lambda *_, **__: (knowing, {}))
+    run("photos/a.png", tta="flip", fusion="nms")
+    said = capsys.readouterr().out
+    assert "tta 2 views of each image: 64×64 px, each also mirrored; joined by NMS\n" in said
+    assert "best there in validation without other views; evaluate --tta=flip tells" in said
 
 
 def test_the_threshold_is_the_one_of_the_checkpoint_unless_asked(photos, monkeypatch, capsys):

@@ -77,6 +77,7 @@ def eval_batches(
     image_size: tuple[int, int],
     batch_size: int,
     max_boxes: int = 0,
+    other_sizes: tuple[tuple[int, int], ...] = (),
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
@@ -86,16 +87,19 @@ def eval_batches(
     Rows hold image, content, boxes, labels, ignored, valid and index as in training, and
       scale: [b] float32 original pixels per input pixel.
       size: [b, 2] float32 (height, width) of the original image.
+      scaled: for each of `other_sizes` the image, content, scale and size at that size; without
+        any, this isn't there.
     All processes get the same number of batches.
 
     Args:
       max_boxes: slots for ground truth; of an image with more boxes the first ones are taken.
+      other_sizes: of the network input, at which the images are wanted, too.
     """
     rows = batch_size // process_count
     batches = -(-len(source) // batch_size)
     dataset = (
         grain.MapDataset.range(batches * batch_size)
-        .map(_PrepareForEvaluation(source, image_size, max_boxes))
+        .map(_PrepareForEvaluation(source, image_size, max_boxes, other_sizes))
         .batch(rows)
         .slice(slice(process_index, None, process_count))
     )
@@ -153,8 +157,15 @@ class _Prepare(grain.transforms.RandomMap):
 class _PrepareForEvaluation(grain.transforms.Map):
     """Index → evaluation element; indices beyond the source give padding rows."""
 
-    def __init__(self, source: Source, image_size: tuple[int, int], max_boxes: int):
+    def __init__(
+        self,
+        source: Source,
+        image_size: tuple[int, int],
+        max_boxes: int,
+        other_sizes: tuple[tuple[int, int], ...],
+    ):
         self._source, self._size, self._max_boxes = source, tuple(image_size), max_boxes
+        self._other_sizes = other_sizes
 
     def map(self, index: int) -> Batch:
         if index < len(self._source):
@@ -164,12 +175,14 @@ class _PrepareForEvaluation(grain.transforms.Map):
         size = example.image.shape[:2]
         sample = create_sample(example).letterbox(transforms.fit(size, self._size))
         chosen = np.arange(min(len(sample.boxes), self._max_boxes))
+        others = [transforms.network_input(example.image, size) for size in self._other_sizes]
         return {
             **_as_arrays(sample, chosen, self._max_boxes),
             "scale": np.float32(transforms.image_scale(size, self._size)),
             "size": np.array(size, np.float32),
             "valid": np.bool_(not example.error),
             "index": np.int64(index),
+            **({"scaled": tuple(others)} if others else {}),
         }
 
 

@@ -94,6 +94,29 @@ def letterbox(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tupl
     return canvas, image.shape[:2]
 
 
+def network_input(image: np.ndarray, output: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What detecting takes of an image, with `fit`, but for the axis of a batch.
+
+    Args:
+      image: [H, W, 3] uint8.
+      output: (height, width) of the canvas.
+
+    Returns:
+      image: [h, w, 3] uint8, the canvas.
+      content: [2] int32 (height, width) of the part that isn't padding.
+      scale: float32, original pixels per canvas pixel.
+      size: [2] float32 (height, width) of the original image.
+    """
+    size = image.shape[:2]
+    canvas, content = letterbox(image, fit(size, output))
+    return {
+        "image": canvas,
+        "content": np.array(content, np.int32),
+        "scale": np.float32(image_scale(size, output)),
+        "size": np.array(size, np.float32),
+    }
+
+
 def letterbox_boxes(
     boxes: np.ndarray, image_size: tuple[int, int], placement: Placement
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -143,11 +143,10 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def place_evaluation_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The same for evaluation, where every process has a part of its own."""
-    return {
-        name: jax.make_array_from_process_local_data(evaluation_sharding(mesh), array)
-        for name, array in batch.items()
-    }
+    """The same for evaluation, where every process has a part of its own; dicts may be nested."""
+    sharding = evaluation_sharding(mesh)
+    put = functools.partial(jax.make_array_from_process_local_data, sharding)
+    return jax.tree.map(put, dict(batch))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

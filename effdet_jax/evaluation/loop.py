@@ -24,8 +24,9 @@ from effdet_jax.distributed.mesh import (
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.analysis import Analysis, analyse_run
 from effdet_jax.evaluation.coco import CocoMetrics, coco_metrics, run_coco
-from effdet_jax.inference.predictor import create_decode
+from effdet_jax.inference.predictor import create_inference
 from effdet_jax.inference.result import coco_results
+from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
 
 NUM_FIRST = 9  # Images whose detections are kept as they are, to be drawn.
@@ -81,23 +82,24 @@ class Evaluation:
 
 
 def create_program(
-    model: Detector, objective: Objective | None, **options: Any
+    model: Detector, objective: Objective | None, tta: TTA | None = None, **options: Any
 ) -> Callable[..., tuple[Detections, dict[str, jax.Array]]]:
     """`(variables, batch) → (Detections, parts of the loss)`, both of one run of the network.
 
     The loss is what the training step computes of such a batch, but in inference mode: running
-    statistics, no drop-connect. Without an objective there are no parts.
+    statistics, no drop-connect. Without an objective there are no parts. Other views of `tta` take
+    part in the detections alone.
     """
-    decode = create_decode(model, **options)
+    detect = create_inference(model, tta, **options)
 
     def run(variables, batch):
-        outputs = model.apply(variables, model.preprocess(batch))
+        found, outputs = detect(variables, batch)
         if objective is None:
-            return decode(outputs, batch), {}
+            return found, {}
         targets = objective.targets(batch)
         _, parts = objective.loss(outputs, targets, objective.normalizer(targets))
         losses = {name: value for name, value in parts.items() if name.startswith("loss/")}
-        return decode(outputs, batch), losses
+        return found, losses
 
     return run
 
@@ -181,6 +183,7 @@ def create_evaluator(
     *,
     batch_size: int,
     objective: Objective | None = None,
+    tta: TTA | None = None,
     **options: Any,
 ) -> Callable[..., Evaluation]:
     """`variables → Evaluation` on all of `source`, compiled once; every process gets all of it.
@@ -194,13 +197,14 @@ def create_evaluator(
       batch_size: of all devices together; rounded up to whole rows of devices.
       objective: for the loss, None for none. Of another source's images with more boxes than any of
         `source` has, the loss leaves boxes out, as training does beyond its slots.
+      tta: other views of the images that take part in the detections, None for none.
       **options: keywords of `detection.postprocess.detect`.
     """
     own = coco_dataset(source.ground_truth(), source.class_names)
     max_boxes = most_boxes(own) if objective else 0
     program = _compiled_once(
         jax.jit(
-            with_rows(create_program(model, objective if max_boxes else None, **options)),
+            with_rows(create_program(model, objective if max_boxes else None, tta, **options)),
             in_shardings=(replicated(mesh), evaluation_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
@@ -215,6 +219,7 @@ def create_evaluator(
             image_size=model.spec.image_size,
             batch_size=-(-batch_size // mesh.size) * mesh.size,
             max_boxes=max_boxes,
+            other_sizes=tta.sizes(model.spec) if tta else (),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -14,43 +14,52 @@ from PIL import Image
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import convert_image, read_image
-from effdet_jax.data.transforms import fit, image_scale, letterbox
+from effdet_jax.data.transforms import network_input
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect, to_image
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.result import Result
+from effdet_jax.inference.tta import TTA, create_tta_detect
 from effdet_jax.model.detector import Detector
 
 # Where a model doesn't know a better one.
 SCORE_THRESHOLD = 0.3
 
 
-def create_detect(model: Detector, **options: Any) -> Callable[..., Detections]:
+def create_detect(
+    model: Detector, tta: TTA | None = None, **options: Any
+) -> Callable[..., Detections]:
     """`(variables, batch) → Detections` in pixels of the original images: all of inference.
 
-    See `create_decode` for the rest.
+    See `create_inference` for the rest.
     """
-    decode = create_decode(model, **options)
-    return lambda variables, batch: decode(model.apply(variables, model.preprocess(batch)), batch)
+    run = create_inference(model, tta, **options)
+    return lambda variables, batch: run(variables, batch)[0]
 
 
-def create_decode(model: Detector, **options: Any) -> Callable[..., Detections]:
-    """`(outputs, batch) → Detections` in pixels of the original images: what follows the network.
+def create_inference(
+    model: Detector, tta: TTA | None = None, **options: Any
+) -> Callable[..., tuple[Detections, Any]]:
+    """`(variables, batch) → (Detections in pixels of the original images, the network's outputs)`.
 
     The batch holds image [B, H, W, 3] uint8, content [B, 2], scale [B] and size [B, 2], as
     `data.pipeline.eval_batches` makes it. Not jitted; pure.
 
     Args:
       model: the detector.
+      tta: other views of the images that take part in the detections, see `create_tta_detect`.
       **options: keywords of `detect`.
     """
+    if tta is not None:
+        return create_tta_detect(model, tta, **options)
     objective = create_objective(model.spec)
 
-    def decode(outputs, batch):
+    def run(variables, batch):
+        outputs = model.apply(variables, model.preprocess(batch))
         found = objective.decode(outputs, **options)
-        return to_image(found, batch["scale"], batch["size"])
+        return to_image(found, batch["scale"], batch["size"]), outputs
 
-    return decode
+    return run
 
 
 class Predictor:
@@ -69,11 +78,16 @@ class Predictor:
       batch_size: images run together.
       score_threshold: less certain detections are left out; if not given, the model's own, at which
         its run measured the best F1, or 0.3 where there is none.
+      tta: views of each image beside the plain one, such as 'flip,0.75,1.25': mirrored, and at
+        other sizes. Their boxes' scores aren't those of the plain view; the model's own threshold
+        isn't theirs.
+      fusion: 'wbf' or 'nms', how the boxes of several views become one list; 'wbf' if not given.
       **options: other keywords of `postprocess.detect`, such as `iou_threshold=0.5`.
 
     Raises:
       TypeError: an unknown keyword; names the nearest known one.
       ValueError: the batch size, the score threshold or the NMS method is none.
+      TTAError: there are no such views.
     """
 
     def __init__(
@@ -83,6 +97,8 @@ class Predictor:
         *,
         batch_size: int = 8,
         score_threshold: float | None = None,
+        tta: str = "",
+        fusion: str | None = None,
         **options: Any,
     ):
         if score_threshold is None:
@@ -90,12 +106,14 @@ class Predictor:
             score_threshold = SCORE_THRESHOLD if stored is None else stored
         options["score_threshold"] = score_threshold
         _check_options(model, batch_size, options)
+        self.tta = TTA.parse(tta, fusion)
+        self._sizes = self.tta.sizes(model.spec) if self.tta else ()
         self.model = model
         self.class_names = model.class_names or ClassNames.numbered(model.spec.num_classes)
         self.score_threshold = score_threshold
         folded, self._variables = fold_batch_norm(model, variables)
         self._batch_size = batch_size
-        self._compiled = jax.jit(create_detect(folded, **options))
+        self._compiled = jax.jit(create_detect(folded, self.tta, **options))
 
     def __call__(self, images: Any) -> Result | list[Result] | Iterator[Result]:
         """What is found on one image, on a list of images, or lazily on any iterable of them.
@@ -150,17 +168,16 @@ class Predictor:
     def _batch(self, images: Sequence[np.ndarray], size: int) -> Detections:
         """Detections of at most `size` images, run as `size`."""
         filled = [*images, *[images[-1]] * (size - len(images))]
-        target = self.model.spec.image_size
-        inputs = [letterbox(image, fit(image.shape[:2], target)) for image in filled]
-        batch = {
-            "image": np.stack([canvas for canvas, _ in inputs]),
-            "content": np.array([content for _, content in inputs], np.int32),
-            "scale": np.array(
-                [image_scale(image.shape[:2], target) for image in filled], np.float32
-            ),
-            "size": np.array([image.shape[:2] for image in filled], np.float32),
-        }
+        batch = _stacked(filled, self.model.spec.image_size)
+        if self._sizes:
+            batch["scaled"] = tuple(_stacked(filled, target) for target in self._sizes)
         return jax.device_get(self._compiled(self._variables, batch))[: len(images)]
+
+
+def _stacked(images: Sequence[np.ndarray], target: tuple[int, int]) -> dict[str, Any]:
+    """A batch of images at a size (height, width) of the network's input."""
+    inputs = [network_input(image, target) for image in images]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *inputs)
 
 
 class _Input(NamedTuple):
@@ -195,7 +212,13 @@ def _read(given: Any, name: str, model: Detector) -> _Input:
 
 def _check_options(model: Detector, batch_size: int, options: Mapping[str, Any]):
     """Refuses at once what would only be found while compiling, or not at all."""
-    known = {"batch_size", *_keywords(create_objective(model.spec).decode), *_keywords(detect)}
+    known = {
+        "batch_size",
+        "tta",
+        "fusion",
+        *_keywords(create_objective(model.spec).decode),
+        *_keywords(detect),
+    }
     for name in options:
         if name not in known:
             close = [other for other in known if other.startswith(name)]

@@ -74,3 +74,9 @@ def clip(boxes: Float[Array, "*N 4"], size: Float[Array, "*M 2"]) -> Float[Array
     """Boxes cut to `[0, height] × [0, width]`; `size` is `[..., 2]` (height, width), pixels."""
     limits = jnp.concatenate([size, size], axis=-1)
     return jnp.clip(boxes, 0.0, limits)
+
+
+def mirror(boxes: Float[Array, "*N 4"], width: Float[Array, "*M"]) -> Float[Array, "*O 4"]:
+    """Boxes of an image mirrored left and right; `width` is `[...]`, of the image, pixels."""
+    ymin, xmin, ymax, xmax = (boxes[..., side] for side in range(4))
+    return jnp.stack([ymin, width - xmax, ymax, width - xmin], axis=-1)

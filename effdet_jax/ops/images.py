@@ -33,3 +33,15 @@ def normalize(
     columns = jnp.arange(images.shape[2]) < content[:, 1:]  # [B, W]
     inside = rows[:, :, None, None] & columns[:, None, :, None]
     return jnp.where(inside, normalized, 0.0).astype(dtype)
+
+
+def mirror(images: UInt8[Array, "B H W 3"], content: Int[Array, "B 2"]) -> UInt8[Array, "B H W 3"]:
+    """Images mirrored left and right within their content; the padding stays at the right.
+
+    Args:
+      content: (height, width) of the part at the top left that is image.
+    """
+    columns = jnp.arange(images.shape[2])
+    width = content[:, 1:]
+    source = jnp.where(columns < width, width - 1 - columns, columns)  # [B, W]
+    return jnp.take_along_axis(images, source[:, None, :, None], axis=2)

@@ -155,6 +155,20 @@ def test_evaluation_sees_every_image_once_and_fills_up():
     np.testing.assert_array_equal(batches[0]["size"][0], [20, 30])
 
 
+def test_evaluation_has_other_sizes_of_the_same_images():
+    (batch,) = eval_batches(
+        Numbers(2), image_size=(32, 32), batch_size=3, other_sizes=((64, 64), (16, 32))
+    )
+    assert "scaled" not in next(eval_batches(Numbers(1), image_size=(32, 32), batch_size=1))
+    for size, one in zip(((64, 64), (16, 32)), batch["scaled"], strict=True):
+        assert one["image"].shape == (3, *size, 3) and (one["image"][1, :5, :5] == 1).all()
+        np.testing.assert_array_equal(one["size"][:2], [[20, 30]] * 2)
+    # 20×30 becomes 42×64, cut off, and 16×24.
+    np.testing.assert_array_equal(batch["scaled"][0]["content"][1], [42, 64])
+    np.testing.assert_allclose(batch["scaled"][1]["scale"][:2], 20 / 16)
+    np.testing.assert_array_equal(batch["scaled"][1]["content"][0], [16, 24])
+
+
 def test_evaluation_has_the_boxes_on_the_canvas():
     one, two = eval_batches(Numbers(3, boxes=3), image_size=(32, 32), batch_size=2, max_boxes=4)
     # 20×30 becomes 21×32 (cut off): 2 · 21 / 20, 3 · 32 / 30, …

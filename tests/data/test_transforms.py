@@ -136,3 +136,10 @@ def test_boxes_are_cut_to_the_last_pixel_of_the_canvas():
     cut, inside = transforms.cut_boxes(boxes, (30, 40))
     np.testing.assert_array_equal(cut, [[0, 0, 29, 39], [5, 6, 7, 8], [29, 1, 29, 9]])
     assert inside.tolist() == [True, True, False]
+
+
+def test_what_a_network_needs_of_an_image():
+    found = transforms.network_input(np.full((20, 30, 3), 7, np.uint8), (32, 32))
+    assert found["image"].shape == (32, 32, 3) and found["content"].tolist() == [21, 32]
+    assert found["size"].tolist() == [20, 30] and found["scale"] == pytest.approx(30 / 32)
+    assert (found["image"][:21] == 7).all() and not found["image"][21:].any()

@@ -175,7 +175,12 @@ with connected(address, 2, index, 60):
     # Every image is evaluated once, and every process knows of all.
     source = Images(7, broken=(5,))
     batches = eval_batches(
-        source, image_size=(64, 64), batch_size=4, process_index=index, process_count=2
+        source,
+        image_size=(64, 64),
+        other_sizes=((32, 32),),
+        batch_size=4,
+        process_index=index,
+        process_count=2,
     )
     dataset = coco_dataset(source.ground_truth(), source.class_names)
     place = lambda batch: sharding.place_evaluation_batch(batch, mesh)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.data.example import coco_dataset
+from effdet_jax.data.example import Example, coco_dataset
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.data.subset import Subset
 from effdet_jax.detection.heads import Outputs
@@ -27,8 +27,9 @@ from effdet_jax.evaluation.loop import (
     most_boxes,
     with_rows,
 )
+from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
-from tests.doubles import Images, Truths, row
+from tests.doubles import Images, Truths, WhiteCells, row
 from tests.tiny import random_variables, tiny_spec
 
 
@@ -130,6 +131,34 @@ def test_detections_of_a_network_are_the_same_on_one_and_eight_devices():
         np.testing.assert_allclose(
             np.array([row[name] for row in one]), np.array([row[name] for row in eight]), atol=2e-3
         )
+
+
+class Squares(Images):
+    """As many images of 64×64 with a white square of 24 px; the first has it at the top left."""
+
+    def __getitem__(self, index):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        top, left = np.divmod(8 * index, 40)
+        pixels[top : top + 24, left : left + 24] = 255
+        return Example(pixels, self._truth(index))
+
+
+def test_other_views_take_part_in_the_detections_and_not_in_the_loss():
+    model = WhiteCells(tiny_spec(max_level=5, num_classes=1))
+    mesh = create_mesh(4, devices=jax.devices()[:2])
+    options = {"batch_size": 3, "pre_nms_top_k": 50, "max_detections": 5}
+    options["objective"] = create_objective(model.spec)
+    plain, several = (
+        create_evaluator(model, Squares(5), mesh, tta=tta, **options)({})
+        for tta in (None, TTA(flip=True, scales=(1.5,)))
+    )
+    assert several.loss == plain.loss and several.loss["loss/total"] > 0
+    for result in (plain, several):
+        assert [row["image_id"] for row in result.results] == [
+            f"{number}.png" for number in range(5) for _ in range(5)
+        ]
+    scores = [[row["score"] for row in result.results] for result in (plain, several)]
+    assert not np.allclose(*scores, atol=0.01)
 
 
 class Undecided(Detector):

@@ -81,3 +81,13 @@ def test_clip_cuts_to_the_image():
     boxes = jnp.array([[-3.0, 5.0, 50.0, 90.0]])
     clipped = box_ops.clip(boxes, jnp.array([[40.0, 80.0]]))
     np.testing.assert_array_equal(clipped, [[0.0, 5.0, 40.0, 80.0]])
+
+
+def test_mirror_by_hand_and_twice():
+    found = box_ops.mirror(jnp.array([[1.0, 2.0, 3.0, 10.0]]), jnp.array([12.0]))
+    np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0, 10.0]])
+    off = jnp.array([[1.0, 0.0, 3.0, 10.0]])
+    np.testing.assert_array_equal(box_ops.mirror(off, jnp.array([12.0])), [[1.0, 2.0, 3.0, 12.0]])
+    np.testing.assert_array_equal(
+        box_ops.mirror(box_ops.mirror(off, jnp.array([12.0])), jnp.array([12.0])), off
+    )
