@@ -50,7 +50,8 @@ def assert_found(found, expected):
 def test_a_workdir_is_evaluated_as_it_was(written, tmp_path):
     checkpoint, output = str(written / "workdir"), tmp_path / "found.json"
     flags = {"config": None, "data_dir": "", "split": "val", "protocol": None, "nms": None}
-    flags |= {"dtype": None, "batch_size": 8, "output": str(output)}
+    flags |= {"dtype": None, "batch_size": 8, "tta": "", "fusion": None, "curve": []}
+    flags |= {"output": str(output)}
     assert evaluate.main(checkpoint=checkpoint, **flags) == 0
     found = json.loads(output.read_text())
     assert len(found) == 200
