@@ -94,23 +94,18 @@ def main(
 ) -> int:
     if curve:
         return compare(curve, output)
-    if not checkpoint:
-        raise configs.ConfigError("name what to evaluate: --checkpoint=runs/mine")
-    check_output(output)
+    check_flags(checkpoint, output)
     views = TTA.parse(tta, fusion)
     with connected(**processes):
         model, variables = load(checkpoint, dtype=dtype)
         config = config or stored_config(checkpoint, data_dir)
-        set_options(config, data_dir, protocol, nms)
-        config.eval.batch_size = batch_size or 8 * jax.device_count()
+        set_options(config, data_dir, protocol, nms, batch_size)
 
         experiment = Experiment.from_config(config)
         source = open_split(experiment, split, model)
-        print("data       " + "\n           ".join(source.report.lines()), flush=True)
+        print("\n".join(banner_lines(source, model, views)), flush=True)
 
         mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
-        if views:
-            print("tta        " + views.line(model.spec), flush=True)
         evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
         variables = jax.device_get(variables)
         smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
@@ -124,8 +119,23 @@ def main(
         return 0
 
 
-def set_options(config: ConfigDict, data_dir: str, protocol: str | None, nms: str | None):
+def check_flags(checkpoint: str, output: str):
+    """Before anything is loaded.
+
+    Raises:
+      ConfigError: nothing is named to be evaluated.
+      DestinationError: `output` can't be written.
+    """
+    if not checkpoint:
+        raise configs.ConfigError("name what to evaluate: --checkpoint=runs/mine")
+    check_output(output)
+
+
+def set_options(
+    config: ConfigDict, data_dir: str, protocol: str | None, nms: str | None, batch_size: int
+):
     """Puts what flags say in the place of the config's."""
+    config.eval.batch_size = batch_size or 8 * jax.device_count()
     if data_dir:
         config.data.dir = data_dir
     if protocol:
@@ -193,6 +203,12 @@ def loss_of_run(experiment: Experiment, model: Detector) -> Objective | None:
         why = f"need the training data: {error}"
     print(f"no loss    the weights of --config.loss.class_weights={loss.class_weights} {why}")
     return None
+
+
+def banner_lines(source: Source, model: Detector, views: TTA | None) -> list[str]:
+    """What is evaluated on, and in which views."""
+    lines = ["data       " + "\n           ".join(source.report.lines())]
+    return [*lines, "tta        " + views.line(model.spec)] if views else lines
 
 
 def result_lines(result: Evaluation) -> list[str]:

@@ -112,7 +112,8 @@ def test_every_part_of_the_loss_is_written(workdir):
 
 
 def test_evaluate_gives_what_the_run_gave(workdir, capsys):
-    flags = dict.fromkeys(("config", "protocol", "nms", "dtype"))
+    flags = dict.fromkeys(("config", "protocol", "nms", "dtype", "fusion"))
+    flags |= {"curve": [], "tta": ""}
     evaluate.main(
         checkpoint=str(workdir), data_dir="", split="val", batch_size=8, output="", **flags
     )

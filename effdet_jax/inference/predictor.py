@@ -134,7 +134,7 @@ class Predictor:
             return self._stream(images)
         raise DataError(f"{type(images).__name__} is no image: give a path, a picture or an array")
 
-    def detect(self, images: Sequence[np.ndarray]) -> Detections:
+    def detect(self, images: np.ndarray | Sequence[np.ndarray]) -> Detections:
         """Padded detections of uint8 RGB arrays [H, W, 3], at least one; `[i]` is that of image i.
 
         All numpy: boxes [n, M, 4], scores, labels and valid [n, M].
@@ -165,7 +165,7 @@ class Predictor:
             origin = {"image": one.pixels} if one.path is None else {"path": one.path}
             yield dataclasses.replace(result, **origin, intensity=self.model.spec.intensity)
 
-    def _batch(self, images: Sequence[np.ndarray], size: int) -> Detections:
+    def _batch(self, images: np.ndarray | Sequence[np.ndarray], size: int) -> Detections:
         """Detections of at most `size` images, run as `size`."""
         filled = [*images, *[images[-1]] * (size - len(images))]
         batch = _stacked(filled, self.model.spec.image_size)
