@@ -117,7 +117,7 @@ def test_the_threshold_is_asked_for_or_the_models_own_or_a_default(monkeypatch):
     asked = []
     monkeypatch.setattr(predictors, "fold_batch_norm", lambda *pair: pair)
     monkeypatch.setattr(
-        predictors, "create_detect", lambda model, **options: asked.append(options) or print
+        predictors, "create_detect", lambda model, tta, **options: asked.append(options) or print
     )
     model, variables = tiny()
     knowing = model.clone(score_threshold=0.42)
