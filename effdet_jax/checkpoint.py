@@ -153,17 +153,20 @@ class Checkpoints:
         """Of the newest checkpoint."""
         return Metadata.from_dict(self._restore({"metadata": None})["metadata"])
 
-    def restore(self, **abstract: Any) -> dict[str, Any]:
-        """Named parts ('train', 'ema') of the newest checkpoint.
+    def restore(self, step: int | None = None, /, **abstract: Any) -> dict[str, Any]:
+        """Named parts ('train', 'ema') of a checkpoint.
 
         Args:
+          step: of the checkpoint, one of `steps`; the newest if not given.
           **abstract: a pytree of `jax.ShapeDtypeStruct` with shardings, per part.
         """
-        return self._restore(abstract)
+        return self._restore(abstract, step)
 
-    def _restore(self, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    def _restore(self, abstract: Mapping[str, Any], step: int | None = None) -> dict[str, Any]:
         try:
-            return self._checkpointer.load_checkpointables(abstract_checkpointables=dict(abstract))
+            return self._checkpointer.load_checkpointables(
+                step, abstract_checkpointables=dict(abstract)
+            )
         except (FileNotFoundError, KeyError, ValueError) as error:
             reason = str(error)  # Orbax adds both trees, a hundred thousand letters.
             reason = reason if len(reason) < 300 else f"{reason[:300].splitlines()[0]} …"

@@ -68,9 +68,9 @@ def benchmark(
     `rows` has per task: `compile_s`, `median_ms`, `p95_ms`, `images_per_second`, `peak_mib` (of the
     compiled program: arguments, results and temporaries).
     """
-    experiment = _experiment(config, batch_size)
+    experiment = create_experiment(config, batch_size)
     spec, model = experiment.spec, experiment.model
-    batches = _batches(config, experiment, batch_size)
+    batches = create_batches(experiment)
     variables, batch = initial_variables(model), next(batches)
     rows = []
     for task in tasks:
@@ -79,7 +79,7 @@ def benchmark(
             seconds = _time(lambda: [next(batches) for _ in range(BURST)], rounds, warmup)
             rows.append(_row(task, batch_size, [total / BURST for total in seconds]))
             continue
-        call, compiled, compile_seconds = _prepare(task, experiment, variables, batch)
+        call, compiled, compile_seconds = prepare(task, experiment, variables, batch)
         seconds = _time(call, rounds, warmup)
         rows.append(_row(task, batch_size, seconds, compiled, compile_seconds))
     return {
@@ -95,7 +95,7 @@ def benchmark(
     }
 
 
-def _experiment(config: ConfigDict, batch_size: int) -> Experiment:
+def create_experiment(config: ConfigDict, batch_size: int) -> Experiment:
     """The config on one device, without its data."""
     config = copy.deepcopy(config)
     config.batch_size = batch_size
@@ -104,19 +104,20 @@ def _experiment(config: ConfigDict, batch_size: int) -> Experiment:
     )
 
 
-def _batches(config: ConfigDict, experiment: Experiment, batch_size: int) -> Iterator[Batch]:
-    settings = experiment.augment_settings
+def create_batches(experiment: Experiment) -> Iterator[Batch]:
+    """Scenes of the experiment's size, augmented as it says."""
+    settings, data = experiment.augment_settings, experiment.asked.data
     return train_batches(
-        Shapes(settings.image_size, batch_size * 8, endless=True),
+        Shapes(settings.image_size, experiment.batch_size * 8, endless=True),
         settings,
-        batch_size=batch_size,
+        batch_size=experiment.batch_size,
         max_boxes=experiment.data_fit.max_boxes,
-        workers=config.data.workers,
-        threads=config.data.threads,
+        workers=data.workers,
+        threads=data.threads,
     )
 
 
-def _prepare(
+def prepare(
     task: str, experiment: Experiment, variables: Any, batch: Batch
 ) -> tuple[Callable[[], Any], Any, float]:
     """(a call that runs `task` once and waits for it, the compiled program, seconds to compile)."""

@@ -212,3 +212,35 @@ def heat_map(counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
         cells = alt.layer(cells, numbers)
     side = max(240, min(640, 44 * len(names)))
     return cells.properties(width="container", height=side).to_dict()
+
+
+def dot_chart(values: Mapping[str, Sequence[float]], x: str) -> dict[str, Any] | None:
+    """A row of points per name, in order, and a stroke at their mean.
+
+    Args:
+      values: {name: values}.
+      x: title of the axis.
+
+    Returns:
+      A Vega-Lite specification; None without a value or without the libraries.
+    """
+    rows = [{"name": name, "x": float(f"{x:.5g}")} for name, row in values.items() for x in row]
+    if not rows or not available():
+        return None
+    import altair as alt
+
+    base = alt.Chart(alt.Data(values=rows))
+    names = alt.Y("name:N", title=None, sort=list(values))
+    scale = alt.Scale(zero=False, padding=12)
+    points = base.mark_point(size=50, filled=True, color=COLOURS[0]).encode(
+        x=alt.X("x:Q", title=x, scale=scale),
+        y=names,
+        tooltip=[
+            alt.Tooltip("name:N", title=" "),
+            alt.Tooltip("x:Q", title=x, format=".4~g"),
+        ],
+    )
+    means = base.mark_tick(thickness=2, color="currentColor").encode(
+        x=alt.X("mean(x):Q", title=x, scale=scale), y=names
+    )
+    return alt.layer(points, means).properties(width="container", height=alt.Step(24)).to_dict()

@@ -15,6 +15,8 @@ from tests.conftest import ROOT
         (("peers",), "--against"),
         (("scaling",), "--per_device"),
         (("input",), "--workers"),
+        (("fusion",), "--fusion"),
+        (("learn",), "--seeds"),
     ],
 )
 def test_each_topic_has_its_flags(arguments, flag):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.report import charts
-from effdet_jax.report.charts import COLOURS, heat_map, line_chart
+from effdet_jax.report.charts import COLOURS, dot_chart, heat_map, line_chart
 
 
 def values(spec):
@@ -86,3 +86,16 @@ def test_without_the_libraries_there_is_no_chart(monkeypatch):
     assert not charts.available()
     assert line_chart({"a": ([1], [1])}, "step", "loss") is None
     assert heat_map(np.ones((1, 1)), ["cat"]) is None
+
+
+def test_each_value_is_a_point_in_the_row_of_its_name(altair):
+    spec = dot_chart({"b": (0.25, 0.5), "a": (0.75,)}, "AP")
+    assert values(spec) == [
+        {"name": "b", "x": 0.25},
+        {"name": "b", "x": 0.5},
+        {"name": "a", "x": 0.75},
+    ]
+    points, means = spec["layer"]
+    assert points["encoding"]["y"]["sort"] == ["b", "a"]  # Not by the alphabet.
+    assert means["encoding"]["x"]["aggregate"] == "mean"
+    assert dot_chart({"a": ()}, "AP") is None

@@ -1,0 +1,1 @@
+"""The paper's comparisons, trained small: pyramids, fusions and scalings on rendered scenes."""
