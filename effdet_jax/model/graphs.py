@@ -135,7 +135,7 @@ def fully_connected(min_level: int, max_level: int) -> tuple[Node, ...]:
 
 
 def qufpn(min_level: int, max_level: int) -> tuple[Node, ...]:
-    """Quad-FPN (doi:10.1109/ACCESS.2020.3022830): BiFPN, and BiFPN upside down, added.
+    """Quad-FPN (ieeexplore.ieee.org/document/9225379): BiFPN, and BiFPN upside down, added.
 
         P7_in ──────────► P7_td_bu ──► P7_out ◄── P7_bu_td ◄── P7_in
           │                 ▲                       │  ▲
@@ -155,7 +155,7 @@ def qufpn(min_level: int, max_level: int) -> tuple[Node, ...]:
 
 
 def nasfpn(min_level: int, max_level: int) -> tuple[Node, ...]:
-    """The pyramid that a search found for levels 3 to 7 (arXiv:1904.07392, figure 7): seven merges.
+    """The pyramid that a search found for levels 3 to 7 (arXiv:1904.07392): seven merges.
 
         P7_in ───────────────────────────────────► P7_out ──┐
                                                    ▲    ▲   ▼

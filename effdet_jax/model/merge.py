@@ -57,7 +57,7 @@ class Sum(nn.Module):
 
 
 class Attention(nn.Module):
-    """Global attention of NAS-FPN (arXiv:1904.07392, figure 6): a + b · σ(max of a over the image).
+    """Global attention of NAS-FPN (arXiv:1904.07392): a + b · σ(max of a over the image).
 
     a is the first input, the coarser one in NAS-FPN, and b the second; further ones are added.
     """
