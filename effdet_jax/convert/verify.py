@@ -75,8 +75,9 @@ def run_layers(
     for cell in cells:
         for level, x in found["pyramid"][f"cell_{cell}"]["__call__"][0].items():
             layers[f"cell {cell} P{level}"] = x
-    for level, x in found["pyramid"]["__call__"][0].items():
-        layers[f"pyramid P{level}"] = x
+    if not cells:  # No node list: what it puts out is all there is to see.
+        for level, x in found["pyramid"]["__call__"][0].items():
+            layers[f"pyramid P{level}"] = x
     for level in spec.levels:
         layers[f"class P{level}"] = outputs.class_logits[level]
         layers[f"box P{level}"] = outputs.box_deltas[level]
