@@ -75,7 +75,7 @@ def run_layers(
     for cell in cells:
         for level, x in found["pyramid"][f"cell_{cell}"]["__call__"][0].items():
             layers[f"cell {cell} P{level}"] = x
-    if not cells:
+    if not cells:  # No node list: what it puts out is all there is to see.
         for level, x in found["pyramid"]["__call__"][0].items():
             layers[f"pyramid P{level}"] = x
     for level in spec.levels:
