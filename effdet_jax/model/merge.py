@@ -65,7 +65,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, inputs: Sequence[Float[Array, "B H W C"]]) -> Float[Array, "B H W C"]:
         gating, *gated = inputs
-        gate = nn.sigmoid(jnp.max(gating, axis=(1, 2), keepdims=True))
+        # Picked, not reduced: the gradient of a maximum looks for the value that equals it, and where
+        # XLA computes the values anew, rounded otherwise, finds none and divides by their number.
+        pixels = gating.reshape(gating.shape[0], -1, gating.shape[-1])
+        largest = jnp.argmax(pixels, axis=1, keepdims=True)
+        gate = nn.sigmoid(jnp.take_along_axis(pixels, largest, axis=1))[:, :, None]
         return sum([x * gate for x in gated[:1]] + gated[1:], start=gating)
 
 
