@@ -26,7 +26,7 @@ FLOORS = (
     {"experiment_data"},
     {"cli", "experiment", "__main__"},
     {"plan"},
-    {"advice"},
+    {"advice", "paper"},
     {"train", "evaluate", "predict", "summary", "check_data", "plan.__main__", "convert.__main__"}
     | {"export.__main__"},
     {"benchmark", "benchmark.__main__"},  # It trains.

@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "": lambda x: x,
 }
 
+NORMALIZATION_SCOPE = "normalize"  # Of its operations in a traced program: see `model.counts`.
+
 
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation function of a `ModelSpec`; '' is the identity.
@@ -45,7 +47,8 @@ def normalize(
 ) -> Float[Array, "*B C"]:
     """act((x - mean) · scale / sqrt(var + ε) + bias), computed in float32 at least."""
     wide = x.astype(np.promote_types(x.dtype, jnp.float32))
-    z = (wide - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
+    with jax.named_scope(NORMALIZATION_SCOPE):
+        z = (wide - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
     return activation(act)(z).astype(x.dtype)
 
 

@@ -1,5 +1,8 @@
 """Max-pooling and nearest up-sampling to an exact size, and the padding of sliding windows."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -68,6 +71,12 @@ def max_pool(
 
 def upsample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
     """Nearest neighbour: output row i shows input row floor(i · H / h), not half-pixel centres."""
+    return split_rows(nearest(x, tuple(size)))
+
+
+@functools.partial(jax.jit, static_argnames="size")  # Also a name in programs: see `model.counts`.
+def nearest(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """`upsample` on one device."""
     for axis, target in zip((1, 2), size):
         source = x.shape[axis]
         if target % source == 0:
@@ -76,7 +85,7 @@ def upsample(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, 
             ratio = np.float32(source) / np.float32(target)
             rows = np.floor(np.arange(target, dtype=np.float32) * ratio).astype(np.int32)
             x = jnp.take(x, np.minimum(rows, source - 1), axis=axis)
-    return split_rows(x)
+    return x
 
 
 def window_padding(

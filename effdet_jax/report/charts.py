@@ -88,6 +88,13 @@ def line_chart(
     return chart.to_dict()
 
 
+def svg(chart: dict[str, Any], width: int = 560) -> str:
+    """A chart as a picture, for a file instead of a page."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg({**chart, "width": width, "background": "white"})
+
+
 def _y_scale(share: bool, log: bool) -> Any:
     import altair as alt
 
