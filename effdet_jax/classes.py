@@ -26,6 +26,9 @@ _BY_ID = (
     "toothbrush",
 )
 # fmt: on
+# The values of a mask's pixels: 0 for what is of no class, 1 + class index, and what isn't to be judged.
+BACKGROUND, IGNORED_PIXEL = 0, 255
+MOST_MASK_CLASSES = IGNORED_PIXEL - 1
 COCO_NAMES = {number: name for number, name in enumerate(_BY_ID, start=1) if name}
 
 

@@ -22,12 +22,11 @@ def flip(settings: AugmentSettings) -> Op:
     """Mirrors left and right, top and bottom, each with its probability."""
 
     def op(sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
-        pixels, boxes = sample.pixels, sample.boxes
         if rng.random() < settings.horizontal_flip:
-            pixels, boxes = transforms.flip_horizontally(pixels, boxes)
+            sample = sample.flip_horizontally()
         if rng.random() < settings.vertical_flip:
-            pixels, boxes = transforms.flip_vertically(pixels, boxes)
-        return dataclasses.replace(sample.with_pixels(pixels), boxes=boxes)
+            sample = sample.flip_vertically()
+        return sample
 
     return op
 

@@ -9,6 +9,8 @@ import dataclasses
 import cv2
 import numpy as np
 
+from effdet_jax.classes import IGNORED_PIXEL
+
 cv2.setNumThreads(0)  # One thread per pipeline thread; OpenCV's own would fight over the cores.
 
 
@@ -92,6 +94,26 @@ def letterbox(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tupl
     canvas = np.zeros((*placement.output, 3), np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas, image.shape[:2]
+
+
+def letterbox_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
+    """The canvas with a mask on it: each pixel is that of the mask under its middle, no mixture.
+
+    Args:
+      mask: [H, W] uint8.
+
+    Returns:
+      [h, w] uint8, `classes.IGNORED_PIXEL` at the bottom and right of the covered part.
+    """
+    height, width = placement.scaled
+    if (height, width) != mask.shape:
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    top, left = placement.offset
+    bottom, right = (start + side for start, side in zip(placement.offset, placement.output))
+    mask = mask[top:bottom, left:right]
+    canvas = np.full(placement.output, IGNORED_PIXEL, np.uint8)
+    canvas[: mask.shape[0], : mask.shape[1]] = mask
+    return canvas
 
 
 def letterbox_boxes(
