@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from effdet_jax.config import ConfigError
 from effdet_jax.data.subset import spread
+from effdet_jax.evaluation.boxes import BoxEvaluation
 from effdet_jax.evaluation.diagnosis import NUM_TRAIN_IMAGES, Circumstances, diagnose
-from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.plan.planner import Planner, find_target, with_changes
 from effdet_jax.run.memory import gigabytes
@@ -26,7 +26,7 @@ SAVINGS = ({"remat": "blocks"}, {"microbatches": 2}, {"microbatches": 4})
 
 def why_so_low(
     experiment: Experiment,
-    result: Evaluation,
+    result: BoxEvaluation,
     variables: Any,
     *,
     step: int,

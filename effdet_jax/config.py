@@ -6,30 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from effdet_jax.errors import UserError
+from effdet_jax.protocols import PROTOCOLS
 
-# How detections are made of raw outputs for COCO's metrics: keywords of `postprocess.detect`.
-PROTOCOLS = {
-    # As PyTorch's effdet, but that it cuts boxes to the image before, not after.
-    "default": {
-        "method": "hard",
-        "iou_threshold": 0.5,
-        "sigma": 0.5,
-        "score_threshold": 0.0,
-        "max_detections": 100,
-        "pre_nms_top_k": 5000,
-        "pixel_offset": 0.0,
-    },
-    # Behind the published AP of D0-D7x: google/automl's numpy NMS, its default until 2020-11-19.
-    "published": {
-        "method": "gaussian",
-        "iou_threshold": 0.5,  # Of hard NMS only.
-        "sigma": 0.5,
-        "score_threshold": 0.0,
-        "max_detections": 100,
-        "pre_nms_top_k": 5000,
-        "pixel_offset": 1.0,  # Sides are counted as in VOC: x2 - x1 + 1.
-    },
-}
 _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "remat": ("none", "blocks", "full"),
@@ -38,7 +16,7 @@ _CHOICES = {
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
-    "eval.criterion": ("AP", "AP50", "AR"),
+    "eval.criterion": ("", "AP", "AP50", "AR"),
     "eval.weights": ("both", "averaged", "raw"),
     "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
@@ -176,7 +154,8 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
-    config.eval.criterion = "AP"  # What the best checkpoint is best by: 'AP', 'AP50', 'AR'.
+    # What the best checkpoint is best by: AP, AP50, AR; '' is what the objective measures first.
+    config.eval.criterion = ""
     config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
     config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.

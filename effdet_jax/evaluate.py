@@ -27,9 +27,8 @@ from effdet_jax.evaluation.diagnosis import (
     NUM_TRAIN_IMAGES,
     Circumstances,
     diagnose,
-    needs_diagnosis,
 )
-from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
@@ -103,7 +102,7 @@ def main(
         with memory_explained(lambda: [smaller]):
             result = evaluator(variables)
         print("\n".join(result_lines(result)))
-        if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
+        if result.is_low(0.0):
             print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
         if output and jax.process_index() == 0:
             write_output(output, result)
@@ -145,7 +144,7 @@ def result_lines(result: Evaluation) -> list[str]:
     loss = f", loss {format_loss(result.loss)}" if result.loss else ""
     return [
         *result.warnings,
-        f"{result.metrics.num_images} images, {len(result.results)} detections{loss}",
+        f"{result.num_images} images, {len(result.results)} {result.unit}{loss}",
         *result.lines(),
     ]
 

@@ -20,7 +20,8 @@ from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
-from effdet_jax.evaluation.loop import Evaluation, create_evaluator
+from effdet_jax.evaluation.evaluation import Evaluation
+from effdet_jax.evaluation.loop import SCORERS, create_evaluator
 from effdet_jax.experiment_data import ExperimentData, create_spec
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
@@ -131,13 +132,30 @@ class Experiment(ExperimentData):
         """How many of the last checkpoints stay: where training diverges, an earlier one is needed."""
         return max(self.config.keep_checkpoints, 2)
 
+    @property
+    def criterion(self) -> str:
+        """What the best checkpoint is best by.
+
+        Raises:
+          ConfigError: the objective doesn't measure it.
+        """
+        known = SCORERS[self.objective.measures].criteria
+        asked = self.config.eval.criterion or known[0]
+        if asked not in known:
+            raise ConfigError(
+                f"--config.eval.criterion={asked!r} isn't one of {', '.join(map(repr, known))}, which "
+                f"are measured with the objective '{self.spec.objective}'"
+            )
+        return asked
+
     def create_best(self, checkpoints: Checkpoints, metrics_path: str, step: int) -> Best:
         """The best evaluation of the run so far, from its best checkpoint; `step` steps are done."""
-        options = {"criterion": self.config.eval.criterion, "patience": self.config.eval.patience}
+        options = {"criterion": self.criterion, "patience": self.config.eval.patience}
         if checkpoints.latest_step is None:
-            return Best(**options, since=evaluations_after(metrics_path, 0, step))
+            since = evaluations_after(metrics_path, 0, step, self.criterion)
+            return Best(**options, since=since)
         saved = checkpoints.metadata()
-        since = evaluations_after(metrics_path, saved.step, step)
+        since = evaluations_after(metrics_path, saved.step, step, self.criterion)
         return Best(**options, metrics=saved.metrics, step=saved.step, since=since)
 
     def create_save_clock(self) -> SaveClock:

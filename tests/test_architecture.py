@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
-    {"errors", "classes", "compilation", "libtpu"},
+    {"errors", "classes", "compilation", "libtpu", "protocols"},
     {"distributed", "config", "files", "synonyms"},
     {"kernels"},
     {"ops"},

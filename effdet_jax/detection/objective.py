@@ -16,7 +16,13 @@ from effdet_jax.spec import ModelSpec
 
 @runtime_checkable
 class Objective(Protocol):
-    """Heads, targets, loss and decoding that belong together."""
+    """Heads, targets, loss and decoding that belong together.
+
+    Attributes:
+      measures: what is measured of `decode`'s predictions, one of `evaluation.loop.SCORERS`.
+    """
+
+    measures: str
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
         """Modules by the field of the outputs that each fills.
@@ -41,7 +47,11 @@ class Objective(Protocol):
         """
 
     def decode(self, outputs: Any, **options: Any) -> Any:
-        """`detection.postprocess.Detections` in pixels of the network's input."""
+        """`detection.postprocess.Detections` in pixels of the network's input.
+
+        Or another pytree, images first in every leaf, that `measures` knows, with its method
+        `to_image(scale, size)`.
+        """
 
     def candidates(self, outputs: Any) -> Mapping[str, Any]:
         """What `decode` chooses from, for a program that chooses itself: boxes and scores of all.

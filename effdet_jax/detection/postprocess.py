@@ -35,6 +35,16 @@ class Detections:
     def __getitem__(self, index) -> "Detections":
         return jax.tree.map(lambda array: array[index], self)
 
+    def to_image(self, scale: Float[Array, " B"], size: Float[Array, "B 2"]) -> "Detections":
+        """Boxes of a batch from network pixels to pixels of the original images, clipped to them.
+
+        Args:
+          scale: original pixels per network pixel.
+          size: (height, width) of the original images.
+        """
+        boxes = box_ops.clip(self.boxes * scale[:, None, None], size[:, None])
+        return self.replace(boxes=boxes)
+
 
 def detect(
     outputs: Outputs,
@@ -120,17 +130,3 @@ def _flatten(levels: Mapping[int, Array]) -> list[Float[Array, "B _ D"]]:
         level.reshape(level.shape[0], -1, level.shape[-1]).astype(jnp.float32)
         for level in levels.values()
     ]
-
-
-def to_image(
-    detections: Detections, scale: Float[Array, " B"], size: Float[Array, "B 2"]
-) -> Detections:
-    """Boxes from network pixels to pixels of the original images, clipped to them.
-
-    Args:
-      detections: of a batch.
-      scale: original pixels per network pixel.
-      size: (height, width) of the original images.
-    """
-    boxes = box_ops.clip(detections.boxes * scale[:, None, None], size[:, None])
-    return detections.replace(boxes=boxes)

@@ -5,7 +5,7 @@ RetinaNet's (arXiv:1708.02002) with EfficientDet's constants.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,8 @@ class Retina:
       spec: the model.
       **loss: keywords of `losses.detection_loss`.
     """
+
+    measures: ClassVar = "boxes"
 
     def __init__(self, spec: ModelSpec, **loss: Any):
         self.spec, self._loss = spec, loss

@@ -16,7 +16,7 @@ from effdet_jax.data.example import DataError
 from effdet_jax.data.images import convert_image, read_image
 from effdet_jax.data.transforms import fit, image_scale, letterbox
 from effdet_jax.detection.objective import create_objective
-from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect, to_image
+from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.result import Result
 from effdet_jax.model.detector import Detector
@@ -48,7 +48,7 @@ def create_decode(model: Detector, **options: Any) -> Callable[..., Detections]:
 
     def decode(outputs, batch):
         found = objective.decode(outputs, **options)
-        return to_image(found, batch["scale"], batch["size"])
+        return found.to_image(batch["scale"], batch["size"])
 
     return decode
 

@@ -35,10 +35,9 @@ class Best:
         self._key, self.criterion, self.patience = CRITERIA[criterion], criterion, patience
         self.metrics, self.step, self._since = dict(metrics or {}), step, since
 
-    @property
-    def ap(self) -> float:
-        """AP of the best evaluation, -1 before the first."""
-        return self.metrics.get("eval/AP", -1.0)
+    def value(self, name: str) -> float:
+        """A metric of the best evaluation by its name, 'AP'; -1 before the first."""
+        return self.metrics.get(f"eval/{name}", -1.0)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the evaluation after `step` is the best so far."""
@@ -68,16 +67,16 @@ class Best:
         )
 
 
-def evaluations_after(path: str, best_step: int, last_step: int) -> int:
+def evaluations_after(path: str, best_step: int, last_step: int, criterion: str = "AP") -> int:
     """Evaluations in a `metrics.jsonl` after `best_step` and up to `last_step`.
 
     Of several processes the first one reads, and the others hear of it.
     """
-    count = 0
+    count, key = 0, CRITERIA[criterion]
     if jax.process_index() == 0 and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.endswith("\n")]
-        count = sum("eval/AP" in row and best_step < row["step"] <= last_step for row in rows)
+        count = sum(key in row and best_step < row["step"] <= last_step for row in rows)
     if jax.process_count() == 1:
         return count
     return int(multihost_utils.broadcast_one_to_all(np.int32(count)))
