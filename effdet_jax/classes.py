@@ -97,6 +97,11 @@ class ClassNames:
             return COCO
         return cls.from_names([f"class {number}" for number in range(1, num_classes + 1)])
 
+    @property
+    def of_masks(self) -> tuple[str, ...]:
+        """Names of the values of masks' pixels: 'background', then the classes."""
+        return ("background", *self.names)
+
     def index_of_id(self) -> dict[int | str, int]:
         """{category id: class index}."""
         return {identity: index for index, identity in enumerate(self.ids)}

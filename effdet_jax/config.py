@@ -16,7 +16,7 @@ _CHOICES = {
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
-    "eval.criterion": ("", "AP", "AP50", "AR"),
+    "eval.criterion": ("", "AP", "AP50", "AR", "mIoU"),
     "eval.weights": ("both", "averaged", "raw"),
     "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
@@ -92,13 +92,16 @@ def get_config() -> ConfigDict:
     config.model.pyramid = ""  # Graph of a cell: 'bifpn'.
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
-    config.model.objective = ""  # Heads, targets, loss, decoding: 'retina'.
+    # Heads, targets, loss, decoding: 'retina', 'segment', 'retina+segment'.
+    config.model.objective = ""
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
 
     config.data = ConfigDict()
-    config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
+    config.data.source = (
+        "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'masks', 'tfds', 'shapes'.
+    )
     config.data.dir = ""  # The data folder.
     config.data.train_json = ""  # Annotations that aren't in `dir`: a file or folder of any kind.
     config.data.val_json = ""
@@ -154,7 +157,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
-    # What the best checkpoint is best by: AP, AP50, AR; '' is what the objective measures first.
+    # What the best checkpoint is best by: AP, AP50, AR, mIoU; '' is what the objective measures first.
     config.eval.criterion = ""
     config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
     config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.

@@ -63,6 +63,7 @@ class Experiment(ExperimentData):
             batch_size=self.batch_size,
             max_boxes=self.data_fit.max_boxes,
             repeats=self.data_fit.repeats,
+            masks="masks" in self.objective.needs,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,

@@ -20,6 +20,7 @@ from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.source import open_source
 from effdet_jax.data.subset import covering
 from effdet_jax.detection.anchor_fit import aspect_factors
+from effdet_jax.detection.objective import needs
 from effdet_jax.inference.load import initial_kind
 from effdet_jax.model.detector import check_spec
 from effdet_jax.run.data_fit import DataFit
@@ -120,6 +121,7 @@ class ExperimentData:
         """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
         data = self.asked.data.to_dict()
         data["intensity"] = data["intensity"] or intensity
+        data["needs"] = needs(self.asked.model.objective)
         source = open_source(data["source"], split, data)
         return covering(source, data["overfit"]) if data["overfit"] else source
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
 from effdet_jax.classes import BACKGROUND, IGNORED_PIXEL, MOST_MASK_CLASSES, ClassNames
+from effdet_jax.data import transforms
 from effdet_jax.data.example import DataError, DataReport, Example
 from effdet_jax.data.fields import numbers
 from effdet_jax.data.records import Annotation, Record, RecordSource
@@ -79,7 +79,7 @@ class MaskFile(NamedTuple):
 
     def __call__(self, size: tuple[int, int]) -> np.ndarray:
         """Raises `DataError` for a picture in colours, `OSError` for a broken one."""
-        return resize_mask(self.meaning[read_values(self.path)], size)
+        return transforms.resize_mask(self.meaning[read_values(self.path)], size)
 
 
 def read_values(path: str) -> np.ndarray:
@@ -96,13 +96,6 @@ def read_values(path: str) -> np.ndarray:
                 "of a pixel its class"
             )
         return np.minimum(np.asarray(image), 255).astype(np.uint8)
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at another (height, width), without mixing values."""
-    if mask.shape == tuple(size):
-        return mask
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 class Outline(NamedTuple):
@@ -136,7 +129,7 @@ class Outlines(NamedTuple):
         drawn = [(outline.value, _draw(outline, made_for)) for outline in self.outlines]
         for value, pixels in sorted(drawn, key=lambda one: -one[1].sum()):
             mask[pixels] = value
-        return resize_mask(mask, size)
+        return transforms.resize_mask(mask, size)
 
 
 def _draw(outline: Outline, size: tuple[int, int]) -> np.ndarray:

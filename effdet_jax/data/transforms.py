@@ -105,15 +105,26 @@ def letterbox_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
     Returns:
       [h, w] uint8, `classes.IGNORED_PIXEL` at the bottom and right of the covered part.
     """
-    height, width = placement.scaled
-    if (height, width) != mask.shape:
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    mask = resize_mask(mask, placement.scaled)
     top, left = placement.offset
     bottom, right = (start + side for start, side in zip(placement.offset, placement.output))
     mask = mask[top:bottom, left:right]
     canvas = np.full(placement.output, IGNORED_PIXEL, np.uint8)
     canvas[: mask.shape[0], : mask.shape[1]] = mask
     return canvas
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W] at another (height, width), without mixing values."""
+    if mask.shape == tuple(size):
+        return mask
+    return cv2.resize(mask, tuple(size)[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def mask_from_canvas(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A network's mask in the image's own (height, width): back from the placement of `fit`."""
+    height, width = fit(size, mask.shape).scaled
+    return resize_mask(np.ascontiguousarray(mask[:height, :width]), size)
 
 
 def letterbox_boxes(

@@ -11,6 +11,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from effdet_jax.detection.retina import Retina
+from effdet_jax.detection.retina_segment import RetinaSegment
+from effdet_jax.detection.segment import Segment
 from effdet_jax.spec import ModelSpec
 
 
@@ -20,9 +22,11 @@ class Objective(Protocol):
 
     Attributes:
       measures: what is measured of `decode`'s predictions, one of `evaluation.loop.SCORERS`.
+      needs: what the data must have, 'boxes' or 'masks' or both; see `data.source.SOURCES`.
     """
 
     measures: str
+    needs: tuple[str, ...]
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
         """Modules by the field of the outputs that each fills.
@@ -77,7 +81,19 @@ def format_loss(parts: Mapping[str, float]) -> str:
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
+    "segment": Segment,
+    "retina+segment": RetinaSegment,
 }
+
+
+def needs(name: str) -> tuple[str, ...]:
+    """What the data must have for an entry of `OBJECTIVES`, before there is a spec: 'boxes', 'masks'.
+
+    Args:
+      name: '' is a spec's default.
+    """
+    entry = OBJECTIVES.get(name or ModelSpec.objective)
+    return getattr(entry, "needs", ("boxes",))
 
 
 def create_objective(spec: ModelSpec, loss: Mapping[str, Any] | None = None) -> Objective:

@@ -35,6 +35,12 @@ class Detections:
     def __getitem__(self, index) -> "Detections":
         return jax.tree.map(lambda array: array[index], self)
 
+    def parts(self) -> dict[str, np.ndarray]:
+        """What was found on one image, as `inference.result.Result.of` takes it; no padding."""
+        real = np.asarray(self.valid)
+        found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        return {name: np.asarray(array)[real] for name, array in found.items()}
+
     def to_image(self, scale: Float[Array, " B"], size: Float[Array, "B 2"]) -> "Detections":
         """Boxes of a batch from network pixels to pixels of the original images, clipped to them.
 

@@ -29,6 +29,7 @@ class Retina:
     """
 
     measures: ClassVar = "boxes"
+    needs: ClassVar = ("boxes",)
 
     def __init__(self, spec: ModelSpec, **loss: Any):
         self.spec, self._loss = spec, loss

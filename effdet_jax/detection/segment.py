@@ -5,10 +5,11 @@ The head and the unweighted sum of losses are google/automl's (`tf2/efficientdet
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax.typing import DTypeLike
@@ -46,6 +47,15 @@ class Masks:
     def __getitem__(self, index) -> "Masks":
         return jax.tree.map(lambda array: array[index], self)
 
+    def parts(self) -> dict[str, Any]:
+        """See `Detections.parts`."""
+        return {"pixels": np.asarray(self.pixels)}
+
+    def to_image(self, scale: Any, size: Any) -> "Masks":
+        """The same: images of a batch have different sizes, see `transforms.mask_from_canvas`."""
+        del scale, size
+        return self
+
 
 class Segment:
     """See `objective.Objective`.
@@ -59,6 +69,9 @@ class Segment:
     Raises:
       ValueError: there are more classes than a mask can name.
     """
+
+    measures: ClassVar = "masks"
+    needs: ClassVar = ("masks",)
 
     def __init__(
         self,
@@ -121,11 +134,24 @@ class Segment:
         mean = jnp.sum(self._loss(outputs.mask_logits, targets)) / normalizer
         return mean, {"loss/total": mean, "loss/mask": mean}
 
-    def decode(self, outputs: MaskOutputs) -> Masks:
-        """The likeliest class of every pixel: logits bilinear between the middles of their cells."""
+    def decode(self, outputs: MaskOutputs, **others: Any) -> Masks:
+        """The likeliest class of every pixel: logits bilinear between the middles of their cells.
+
+        Args:
+          **others: options of non-maximum suppression; there is nothing to suppress.
+        """
+        del others
         logits = outputs.mask_logits.astype(jnp.float32)
         batch, height, width, classes = logits.shape
         shape = (batch, height * self.stride, width * self.stride, classes)
         pixels = jnp.argmax(jax.image.resize(logits, shape, "bilinear"), axis=-1)
         height, width = self.spec.image_size
         return Masks(pixels[:, :height, :width].astype(jnp.uint8))
+
+    def candidates(self, outputs: MaskOutputs) -> dict[str, Array]:
+        """None: nothing is chosen from."""
+        batch = len(outputs.mask_logits)
+        return {
+            "boxes": jnp.zeros((batch, 0, 4), jnp.float32),
+            "scores": jnp.zeros((batch, 0, self.spec.num_classes), jnp.float32),
+        }

@@ -19,7 +19,9 @@ from effdet_jax.distributed.mesh import (
 )
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.boxes import BoxScorer
+from effdet_jax.evaluation.boxes_and_masks import JointScorer
 from effdet_jax.evaluation.evaluation import Evaluation, Scorer
+from effdet_jax.evaluation.masks import MaskScorer
 from effdet_jax.inference.predictor import create_decode
 from effdet_jax.model.detector import Detector
 
@@ -29,6 +31,8 @@ NUM_FIRST = 9  # Images whose predictions are kept as they are, to be drawn.
 # What an objective's `measures` names → source → `evaluation.Scorer`.
 SCORERS: dict[str, Callable[[Source], Scorer]] = {
     "boxes": BoxScorer,
+    "masks": MaskScorer,
+    "boxes+masks": JointScorer,
 }
 
 
@@ -142,7 +146,8 @@ def create_evaluator(
         `source` has, the loss leaves boxes out, as training does beyond its slots.
       **options: keywords of the objective's `decode`.
     """
-    create_scorer = SCORERS[create_objective(model.spec).measures]
+    of_model = create_objective(model.spec)
+    create_scorer = SCORERS[of_model.measures]
     own = create_scorer(source)
     max_boxes = own.max_boxes if objective else 0
     program = _compiled_once(
@@ -162,6 +167,7 @@ def create_evaluator(
             image_size=model.spec.image_size,
             batch_size=-(-batch_size // mesh.size) * mesh.size,
             max_boxes=max_boxes,
+            masks=bool(max_boxes) and "masks" in of_model.needs,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
