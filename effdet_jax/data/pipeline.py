@@ -76,6 +76,7 @@ def eval_batches(
     *,
     image_size: tuple[int, int],
     batch_size: int,
+    crop: float = 0.0,
     max_boxes: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -89,13 +90,14 @@ def eval_batches(
     All processes get the same number of batches.
 
     Args:
+      crop: see `transforms.place`.
       max_boxes: slots for ground truth; of an image with more boxes the first ones are taken.
     """
     rows = batch_size // process_count
     batches = -(-len(source) // batch_size)
     dataset = (
         grain.MapDataset.range(batches * batch_size)
-        .map(_PrepareForEvaluation(source, image_size, max_boxes))
+        .map(_PrepareForEvaluation(source, image_size, crop, max_boxes))
         .batch(rows)
         .slice(slice(process_index, None, process_count))
     )
@@ -153,8 +155,9 @@ class _Prepare(grain.transforms.RandomMap):
 class _PrepareForEvaluation(grain.transforms.Map):
     """Index → evaluation element; indices beyond the source give padding rows."""
 
-    def __init__(self, source: Source, image_size: tuple[int, int], max_boxes: int):
+    def __init__(self, source: Source, image_size: tuple[int, int], crop: float, max_boxes: int):
         self._source, self._size, self._max_boxes = source, tuple(image_size), max_boxes
+        self._crop = crop
 
     def map(self, index: int) -> Batch:
         if index < len(self._source):
@@ -162,7 +165,7 @@ class _PrepareForEvaluation(grain.transforms.Map):
         else:
             example, index = unreadable("", (1, 1), "padding"), -1
         size = example.image.shape[:2]
-        sample = create_sample(example).letterbox(transforms.fit(size, self._size))
+        sample = create_sample(example).letterbox(transforms.place(size, self._size, self._crop))
         chosen = np.arange(min(len(sample.boxes), self._max_boxes))
         return {
             **_as_arrays(sample, chosen, self._max_boxes),

@@ -7,6 +7,7 @@ from effdet_jax.data.auto import open_auto
 from effdet_jax.data.check import check_training
 from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.folders import open_folders
 from effdet_jax.data.synthetic import open_shapes
 from effdet_jax.data.tables import open_tables
 from effdet_jax.data.tfds import open_tfds
@@ -24,6 +25,7 @@ SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source | None]] = {
     "yolo": open_yolo,
     "csv": open_tables,
     "tfds": open_tfds,
+    "folders": open_folders,
     "shapes": open_shapes,
 }
 

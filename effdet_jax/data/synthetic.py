@@ -26,11 +26,20 @@ class Shapes:
       length: scenes that count as an epoch, or all of them if `endless` is False.
       seed: different seeds give different scenes.
       endless: whether indices beyond `length` give new scenes (training) or none (evaluation).
+      most: shapes in a scene.
     """
 
-    def __init__(self, size: tuple[int, int], length: int, *, seed: int = 0, endless: bool = False):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        length: int,
+        *,
+        seed: int = 0,
+        endless: bool = False,
+        most: int = 8,
+    ):
         self.size, self.seed, self.endless = tuple(size), seed, endless
-        self._length = length
+        self._length, self._most = length, most
         self.class_names = ClassNames.from_names(NAMES)
         self.report = DataReport()
         self.report.images = length
@@ -45,7 +54,7 @@ class Shapes:
         _draw_clutter(rng, image)
         owner = np.full(self.size, -1, np.int32)  # Which object a pixel shows.
         classes, drawn_pixels = [], []
-        for number in range(rng.integers(1, 9)):
+        for number in range(rng.integers(1, self._most + 1)):
             label = int(rng.integers(len(NAMES)))
             mask = _shape_mask(rng, self.size, NAMES[label])
             _paint(rng, image, mask)
@@ -84,6 +93,7 @@ def open_shapes(split: str, options: Mapping[str, Any]) -> Shapes:
         options[f"shapes_{split}"],
         seed=int(split == "val"),
         endless=split == "train",
+        most=options["shapes_most"],
     )
 
 

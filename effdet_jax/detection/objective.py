@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from effdet_jax.detection.classification import Classification
 from effdet_jax.detection.retina import Retina
 from effdet_jax.spec import ModelSpec
 
@@ -20,9 +21,11 @@ class Objective(Protocol):
 
     Attributes:
       measures: what is measured of `decode`'s predictions, one of `evaluation.loop.SCORERS`.
+      class_layer: path of the layer whose outputs end with the classes.
     """
 
     measures: str
+    class_layer: tuple[str, ...]
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
         """Modules by the field of the outputs that each fills.
@@ -77,6 +80,7 @@ def format_loss(parts: Mapping[str, float]) -> str:
 # Name → (spec, loss options) → objective.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
+    "classification": Classification,
 }
 
 

@@ -19,6 +19,7 @@ from effdet_jax.distributed.mesh import (
 )
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.boxes import BoxScorer
+from effdet_jax.evaluation.classes import ClassScorer
 from effdet_jax.evaluation.evaluation import Evaluation, Scorer
 from effdet_jax.inference.predictor import create_decode
 from effdet_jax.model.detector import Detector
@@ -29,6 +30,7 @@ NUM_FIRST = 9  # Images whose predictions are kept as they are, to be drawn.
 # What an objective's `measures` names → source → `evaluation.Scorer`.
 SCORERS: dict[str, Callable[[Source], Scorer]] = {
     "boxes": BoxScorer,
+    "classes": ClassScorer,
 }
 
 
@@ -160,6 +162,7 @@ def create_evaluator(
         batches = eval_batches(
             chosen,
             image_size=model.spec.image_size,
+            crop=model.spec.crop,
             batch_size=-(-batch_size // mesh.size) * mesh.size,
             max_boxes=max_boxes,
             process_index=jax.process_index(),
