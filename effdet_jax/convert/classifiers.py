@@ -5,6 +5,7 @@ from typing import Any
 
 from effdet_jax.classifiers import CLASSIFIERS
 from effdet_jax.convert.backbones import backbone_rules, names_of
+from effdet_jax.convert.detectors import changed_spec, detector_variables, guess_spec
 from effdet_jax.convert.readers import Weights
 from effdet_jax.convert.rules import ConversionError, Rule, abstract_shapes, to_variables
 from effdet_jax.spec import PYTORCH, ModelSpec, model_spec
@@ -82,3 +83,22 @@ def classifier_variables(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
         return to_variables(tensors, rules, abstract_shapes(spec))
     except ConversionError as error:
         raise ConversionError(f"'{weights.path}' isn't {spec.name}: {error}") from error
+
+
+def read_model(
+    weights: Weights, name: str = "", **changes: Any
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """Spec and variables of weights: a classifier's where they hold one, else a detector's.
+
+    Args:
+      name: of the detector, see `detectors.guess_spec`.
+      **changes: further `ModelSpec` fields.
+
+    Raises:
+      ConversionError: they are of no model that is known.
+    """
+    if weights.backbone_only and weights.classifier and not name:
+        spec = changed_spec(guess_classifier(weights), **changes)
+        return spec, classifier_variables(weights, spec)
+    spec = guess_spec(weights, name, **changes)
+    return spec, detector_variables(weights, spec)

@@ -121,15 +121,18 @@ def _card(
         f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()
     ]
     results = "\n".join(["| metric | value |", "|---|---|", *measured])
+    task, family, paper = "object-detection", "EfficientDet", "1911.09070"
+    if not spec.pyramid_cells:
+        task, family, paper = "image-classification", "EfficientNet", "1905.11946"
     return f"""---
 library_name: {_LIBRARY}
-pipeline_tag: object-detection
-tags: [efficientdet, jax, flax, object-detection]
+pipeline_tag: {task}
+tags: [{family.lower()}, jax, flax, {task}]
 ---
 
 # {spec.name}, {len(class_names)} classes
 
-EfficientDet ([arXiv:1911.09070](https://arxiv.org/abs/1911.09070)) for effdet_jax:
+{family} ([arXiv:{paper}](https://arxiv.org/abs/{paper})) for effdet_jax:
 {parameters:,} parameters, {height}×{width} input, classes: {class_names.preview(12)}.
 
 ```python

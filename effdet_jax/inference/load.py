@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from effdet_jax.checkpoint import THRESHOLD, find_checkpoint, is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
-from effdet_jax.convert.classifiers import classifier_variables, guess_classifier
+from effdet_jax.convert.classifiers import classifier_variables, read_model
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
 from effdet_jax.convert.folder import folder_notes, is_folder, read_config, read_folder
 from effdet_jax.convert.readers import Weights, read_weights
@@ -50,13 +50,10 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
         return restore_model(path, dtype=dtype)
     else:
         weights = read_weights(path)
-        if weights.backbone_only and weights.classifier:
-            spec = guess_classifier(weights)
-            variables, threshold = classifier_variables(weights, spec), 0.0
-        else:
-            spec = guess_spec(weights)
-            variables, threshold = detector_variables(weights, spec), weights.score_threshold
+        spec, variables = read_model(weights)
         class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
+        # Of a classifier all predictions are worth showing.
+        threshold = weights.score_threshold if spec.pyramid_cells else 0.0
     dtype = jnp.float32 if dtype is None else dtype
     model = Detector(spec, class_names, dtype, score_threshold=threshold)
     return model, jax.device_put(variables)

@@ -9,7 +9,13 @@ from safetensors.numpy import save_file
 
 import effdet_jax as ed
 from effdet_jax.classifiers import CLASSIFIERS
-from effdet_jax.convert.classifiers import classifier_rules, classifier_variables, guess_classifier
+from effdet_jax.convert.classifiers import (
+    classifier_rules,
+    classifier_variables,
+    guess_classifier,
+    read_model,
+)
+from effdet_jax.convert.folder import write_folder
 from effdet_jax.convert.readers import read_weights
 from effdet_jax.convert.rules import ConversionError, flatten, to_tensors
 from effdet_jax.inference.load import initial_kind, read_initial_variables
@@ -66,6 +72,21 @@ def test_a_classifier_starts_from_all_of_it_and_a_detector_from_its_backbone(wri
     assert names is None and flatten(found).keys() == flatten(variables).keys()
     found, _ = read_initial_variables(written[0], Detector(tiny_spec()))
     assert {path.split("/")[1] for path in flatten(found)} == {"backbone"}
+
+
+def test_a_folder_holds_it(written, tmp_path, variables):
+    folder = tmp_path / "folder"
+    weights = read_weights(written[0])
+    spec, found = read_model(weights, image_size=(64, 64))
+    folder.mkdir()
+    write_folder(folder, spec, ed.ClassNames.numbered(7), found, origin="a test")
+    model, again = ed.load(folder)
+    assert model.spec == spec and spec.image_size == (64, 64)
+    assert initial_kind(str(folder)) == "backbone"
+    assert "pipeline_tag: image-classification" in (folder / "README.md").read_text()
+    given = flatten(variables)
+    for path, array in flatten(again).items():
+        np.testing.assert_array_equal(array, given[path], err_msg=path)
 
 
 def test_timms_own_networks_pad_symmetrically(written):
