@@ -52,7 +52,7 @@ class Experiment(ExperimentData):
     @functools.cached_property
     def augment_settings(self) -> AugmentSettings:
         """The random transforms of training, and the canvas they end on."""
-        return AugmentSettings(self.spec.image_size, **self.config.augment)
+        return AugmentSettings(self.spec.image_size, crop=self.spec.crop, **self.config.augment)
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of the training batches from `start_step` on, endless."""
@@ -198,6 +198,8 @@ class Experiment(ExperimentData):
             warmup_steps=self.schedule.warmup_steps,
             total_steps=self.schedule.total_steps,
             drop_steps=self.schedule.drop_steps,
+            decay_steps=self.config.optim.decay_epochs * self.schedule.steps_per_epoch,
+            decay_rate=self.config.optim.decay_rate,
         )
 
     @functools.cached_property

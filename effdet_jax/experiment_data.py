@@ -173,8 +173,8 @@ def create_spec(
     Raises:
       ConfigError: there is no such model.
     """
-    # Knobs are fields of a spec, '' and 0 the model's own; but for these four.
-    others = ("name", "image_size", "aspects", "drop_connect")
+    # Knobs are fields of a spec, '' and 0 the model's own; but for these.
+    others = ("name", "image_size", "aspects", "drop_connect", "dropout")
     changes: dict[str, Any] = {"intensity": intensity} | {
         name: value
         for name, value in knobs.items()
@@ -184,6 +184,8 @@ def create_spec(
         changes["image_size"] = configs.parse_size(knobs.image_size)
     if knobs.drop_connect >= 0:
         changes["survival_probability"] = 1.0 - knobs.drop_connect
+    if knobs.dropout >= 0:
+        changes["dropout"] = knobs.dropout
     try:
         if knobs.aspects:
             changes["aspects"] = aspect_factors(knobs.aspects)

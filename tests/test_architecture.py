@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
-    {"errors", "classes", "compilation", "libtpu", "protocols"},
+    {"errors", "classes", "compilation", "libtpu", "protocols", "classifiers"},
     {"distributed", "config", "files", "synonyms"},
     {"kernels"},
     {"ops"},
@@ -112,7 +112,16 @@ def test_files_and_functions_stay_readable(path):
 
 
 # Tests of more than one module.
-WHOLE = {"architecture", "configs", "doors", "goldens", "launch", "old_formats", "parity"}
+WHOLE = {
+    "architecture",
+    "classify",
+    "configs",
+    "doors",
+    "goldens",
+    "launch",
+    "old_formats",
+    "parity",
+}
 WHOLE |= {"notebook", "readme", "scale_out", "wheel"}
 
 

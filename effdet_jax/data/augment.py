@@ -43,6 +43,16 @@ def scale_jitter(settings: AugmentSettings) -> Op:
     return op
 
 
+def random_crop(settings: AugmentSettings) -> Op:
+    """A random part of the image fills the canvas, as classifiers are trained."""
+
+    def op(sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        area, size = settings.crop_area, settings.image_size
+        return sample.letterbox(transforms.random_crop(sample.content, size, area, rng))
+
+    return op
+
+
 def colour(settings: AugmentSettings) -> Op:
     """Random brightness, contrast and saturation of the pixels that aren't padding."""
 
@@ -58,6 +68,7 @@ def colour(settings: AugmentSettings) -> Op:
 AUGMENTATIONS: dict[str, Callable[[AugmentSettings], Op]] = {
     "flip": flip,
     "scale_jitter": scale_jitter,
+    "random_crop": random_crop,
     "colour": colour,
 }
 
@@ -98,7 +109,7 @@ class Augment:
         for op in self._ops:
             sample = op(sample, rng, draw)
         if sample.image.shape[:2] != size:
-            sample = sample.letterbox(transforms.fit(sample.content, size))
+            sample = sample.letterbox(transforms.place(sample.content, size, self._settings.crop))
         boxes, inside = transforms.cut_boxes(sample.boxes, size)
         return dataclasses.replace(sample, boxes=boxes[inside], labels=sample.labels[inside])
 

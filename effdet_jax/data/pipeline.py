@@ -80,6 +80,7 @@ def eval_batches(
     *,
     image_size: tuple[int, int],
     batch_size: int,
+    crop: float = 0.0,
     max_boxes: int = 0,
     masks: bool = False,
     process_index: int = 0,
@@ -94,13 +95,14 @@ def eval_batches(
     All processes get the same number of batches.
 
     Args:
+      crop: see `transforms.place`.
       max_boxes: slots for ground truth; of an image with more boxes the first ones are taken.
     """
     rows = batch_size // process_count
     batches = -(-len(source) // batch_size)
     dataset = (
         grain.MapDataset.range(batches * batch_size)
-        .map(_PrepareForEvaluation(source, image_size, max_boxes, masks))
+        .map(_PrepareForEvaluation(source, image_size, crop, max_boxes, masks))
         .batch(rows)
         .slice(slice(process_index, None, process_count))
     )
@@ -159,8 +161,15 @@ class _Prepare(grain.transforms.RandomMap):
 class _PrepareForEvaluation(grain.transforms.Map):
     """Index → evaluation element; indices beyond the source give padding rows."""
 
-    def __init__(self, source: Source, image_size: tuple[int, int], max_boxes: int, masks: bool):
-        self._source, self._size = source, tuple(image_size)
+    def __init__(
+        self,
+        source: Source,
+        image_size: tuple[int, int],
+        crop: float,
+        max_boxes: int,
+        masks: bool,
+    ):
+        self._source, self._size, self._crop = source, tuple(image_size), crop
         self._max_boxes, self._masks = max_boxes, masks
 
     def map(self, index: int) -> Batch:
@@ -169,7 +178,7 @@ class _PrepareForEvaluation(grain.transforms.Map):
         else:
             example, index = unreadable("", (1, 1), "padding"), -1
         size = example.image.shape[:2]
-        sample = create_sample(example).letterbox(transforms.fit(size, self._size))
+        sample = create_sample(example).letterbox(transforms.place(size, self._size, self._crop))
         chosen = np.arange(min(len(sample.boxes), self._max_boxes))
         return {
             **_as_arrays(sample, chosen, self._max_boxes),

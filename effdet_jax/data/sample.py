@@ -19,6 +19,8 @@ class AugmentSettings:
       scale_min, scale_max: range of the canvas scale, see `transforms.jitter`.
       horizontal_flip, vertical_flip: probabilities.
       colour: strength of random brightness, contrast and saturation, 0 for none.
+      crop_area: least share of an image that `random_crop` takes.
+      crop: of an image that no op brings to the canvas, see `transforms.place`.
     """
 
     image_size: tuple[int, int]
@@ -28,6 +30,8 @@ class AugmentSettings:
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     colour: float = 0.0
+    crop_area: float = 0.08
+    crop: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

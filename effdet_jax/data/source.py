@@ -7,6 +7,7 @@ from effdet_jax.data.auto import open_auto
 from effdet_jax.data.check import check_training
 from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.folders import open_folders
 from effdet_jax.data.mask_folder import open_masks
 from effdet_jax.data.synthetic import open_shapes
 from effdet_jax.data.tables import open_tables
@@ -27,6 +28,7 @@ SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source | None]] = {
     "csv": open_tables,
     "masks": open_masks,
     "tfds": open_tfds,
+    "folders": open_folders,
     "shapes": open_shapes,
 }
 

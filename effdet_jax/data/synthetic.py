@@ -27,6 +27,7 @@ class Shapes:
       seed: different seeds give different scenes.
       endless: whether indices beyond `length` give new scenes (training) or none (evaluation).
       masks: whether examples have masks; shapes without a label are ignored there.
+      most: shapes in a scene.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Shapes:
         seed: int = 0,
         endless: bool = False,
         masks: bool = False,
+        most: int = 8,
     ):
-        self.size, self.seed, self.endless, self._masks = tuple(size), seed, endless, masks
-        self._length = length
+        self.size, self.seed, self.endless = tuple(size), seed, endless
+        self._length, self._masks, self._most = length, masks, most
         self.class_names = ClassNames.from_names(NAMES)
         self.report = DataReport()
         self.report.images = length
@@ -54,7 +56,7 @@ class Shapes:
         _draw_clutter(rng, image)
         owner = np.full(self.size, -1, np.int32)  # Which object a pixel shows.
         classes, drawn_pixels = [], []
-        for number in range(rng.integers(1, 9)):
+        for number in range(rng.integers(1, self._most + 1)):
             label = int(rng.integers(len(NAMES)))
             mask = _shape_mask(rng, self.size, NAMES[label])
             _paint(rng, image, mask)
@@ -98,6 +100,7 @@ def open_shapes(split: str, options: Mapping[str, Any]) -> Shapes:
         seed=int(split == "val"),
         endless=split == "train",
         masks="masks" in options.get("needs", ()),
+        most=options["shapes_most"],
     )
 
 

@@ -37,6 +37,55 @@ def fit(image_size: tuple[int, int], output: tuple[int, int]) -> Placement:
     return Placement(_scaled_size(image_size, output), (0, 0), output)
 
 
+def place(image_size: tuple[int, int], output: tuple[int, int], crop: float = 0.0) -> Placement:
+    """Placement of evaluation: `fit`, or the middle of the image.
+
+    Args:
+      crop: share of the largest centred rectangle of the canvas's aspect that fills the canvas; 0
+        fits all of the image.
+    """
+    if not crop:
+        return fit(image_size, output)
+    scale = max(side / full for full, side in zip(image_size, output)) / crop
+    scaled = tuple(max(side, round(full * scale)) for full, side in zip(image_size, output))
+    offset = tuple((full - side) // 2 for full, side in zip(scaled, output))
+    return Placement(scaled, offset, output)
+
+
+def random_crop(
+    image_size: tuple[int, int],
+    output: tuple[int, int],
+    least_area: float,
+    rng: np.random.Generator,
+) -> Placement:
+    """A random part of the image that fills the canvas, as EfficientNet's training takes it.
+
+    Its area is uniform in [least_area, 1] of the image's, its aspect in [3/4, 4/3] of the canvas's;
+    after ten parts that would reach out of the image it is the centre.
+
+    Args:
+      least_area: share of the image's area.
+    """
+    height, width = image_size
+    for _ in range(10):
+        area = rng.uniform(least_area, 1) * height * width
+        aspect = rng.uniform(3 / 4, 4 / 3) * output[1] / output[0]
+        rows, columns = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < rows <= height and 0 < columns <= width:
+            break
+    else:
+        return place(image_size, output, crop=1.0)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    scales = (output[0] / rows, output[1] / columns)
+    # At least as large as the canvas needs, whatever is rounded.
+    offset = tuple(int(start * scale) for start, scale in zip((top, left), scales))
+    scaled = tuple(
+        max(round(full * scale), start + side)
+        for full, scale, start, side in zip(image_size, scales, offset, output)
+    )
+    return Placement(scaled, offset, output)
+
+
 def jitter(
     image_size: tuple[int, int],
     output: tuple[int, int],

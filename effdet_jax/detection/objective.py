@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from effdet_jax.detection.classification import Classification
 from effdet_jax.detection.retina import Retina
 from effdet_jax.detection.retina_segment import RetinaSegment
 from effdet_jax.detection.segment import Segment
@@ -23,10 +24,12 @@ class Objective(Protocol):
     Attributes:
       measures: what is measured of `decode`'s predictions, one of `evaluation.loop.SCORERS`.
       needs: what the data must have, 'boxes' or 'masks' or both; see `data.source.SOURCES`.
+      class_layer: path of the layer whose outputs end with the classes, () for none.
     """
 
     measures: str
     needs: tuple[str, ...]
+    class_layer: tuple[str, ...]
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
         """Modules by the field of the outputs that each fills.
@@ -83,6 +86,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
     "segment": Segment,
     "retina+segment": RetinaSegment,
+    "classification": Classification,
 }
 
 

@@ -71,6 +71,10 @@ class RetinaSegment:
     def __init__(self, spec: ModelSpec, **loss: Any):
         self._boxes, self._masks = Retina(spec, **loss), Segment(spec, **loss)
 
+    @property
+    def class_layer(self) -> tuple[str, ...]:
+        return self._boxes.class_layer
+
     def heads(self, *, dtype: DTypeLike, remat: bool) -> dict[str, nn.Module]:
         options = {"dtype": dtype, "remat": remat}
         return {**self._boxes.heads(**options), **self._masks.heads(**options)}

@@ -72,6 +72,7 @@ class Segment:
 
     measures: ClassVar = "masks"
     needs: ClassVar = ("masks",)
+    class_layer: ClassVar = ()  # Its first channel is background.
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from effdet_jax.distributed.mesh import (
 from effdet_jax.distributed.processes import wait_for_all
 from effdet_jax.evaluation.boxes import BoxScorer
 from effdet_jax.evaluation.boxes_and_masks import JointScorer
+from effdet_jax.evaluation.classes import ClassScorer
 from effdet_jax.evaluation.evaluation import Evaluation, Scorer
 from effdet_jax.evaluation.masks import MaskScorer
 from effdet_jax.inference.predictor import create_decode
@@ -33,6 +34,7 @@ SCORERS: dict[str, Callable[[Source], Scorer]] = {
     "boxes": BoxScorer,
     "masks": MaskScorer,
     "boxes+masks": JointScorer,
+    "classes": ClassScorer,
 }
 
 
@@ -165,6 +167,7 @@ def create_evaluator(
         batches = eval_batches(
             chosen,
             image_size=model.spec.image_size,
+            crop=model.spec.crop,
             batch_size=-(-batch_size // mesh.size) * mesh.size,
             max_boxes=max_boxes,
             masks=bool(max_boxes) and "masks" in of_model.needs,

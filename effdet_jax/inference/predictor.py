@@ -14,7 +14,7 @@ from PIL import Image
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import convert_image, read_image
-from effdet_jax.data.transforms import fit, image_scale, letterbox
+from effdet_jax.data.transforms import image_scale, letterbox, place
 from effdet_jax.detection.objective import create_objective
 from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
@@ -150,8 +150,8 @@ class Predictor:
     def _batch(self, images: Sequence[np.ndarray], size: int) -> Detections:
         """Detections of at most `size` images, run as `size`."""
         filled = [*images, *[images[-1]] * (size - len(images))]
-        target = self.model.spec.image_size
-        inputs = [letterbox(image, fit(image.shape[:2], target)) for image in filled]
+        target, crop = self.model.spec.image_size, self.model.spec.crop
+        inputs = [letterbox(image, place(image.shape[:2], target, crop)) for image in filled]
         batch = {
             "image": np.stack([canvas for canvas, _ in inputs]),
             "content": np.array([content for _, content in inputs], np.int32),

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 # The criterion's name → the metric of an evaluation.
 CRITERIA = {"AP": "eval/AP", "AP50": "eval/AP50", "AR": "eval/AR100"}
-CRITERIA |= {"mIoU": "eval/mIoU"}
+CRITERIA |= {"mIoU": "eval/mIoU", "top1": "eval/top1", "top5": "eval/top5"}
 
 
 class Best:

@@ -71,8 +71,8 @@ class DataFit:
             raise ConfigError(f"config.loss.class_weights: {error}") from error
 
     def fit_anchors(self, spec: ModelSpec) -> AnchorFit | None:
-        """How the boxes and a spec's anchors go together; None where there are no boxes."""
-        if self.source is None:
+        """How the boxes and a spec's anchors go together; None where either has none."""
+        if self.source is None or not spec.anchors_per_cell:
             return None
         if spec not in self._fits:
             boxes, labels = self.statistics.on_canvas(spec.image_size)

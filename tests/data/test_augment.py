@@ -180,3 +180,17 @@ def test_a_new_augmentation_is_a_function_and_an_entry(monkeypatch, workers):
     for found, expected in zip(take(3, start_step=3, workers=workers), batches[3:], strict=True):
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_random_crop_has_no_padding_and_takes_the_boxes_along(sample, rng):
+    for _ in range(20):
+        cropped = apply(sample, rng, ops=("random_crop",), crop_area=0.5)
+        assert cropped.image.shape == (40, 40, 3) and cropped.content == (40, 40)
+        for top, left, bottom, right in cropped.boxes.round().astype(int):
+            inside = cropped.image[top + 3 : bottom - 3, left + 3 : right - 3]
+            assert (inside > 240).all()
+
+
+def test_without_an_op_for_it_an_image_is_cut_as_evaluation_cuts_it(sample, rng):
+    cut = apply(sample, rng, ops=(), crop=1.0)
+    assert cut.content == (40, 40) and not (cut.image == 0).any()

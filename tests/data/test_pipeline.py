@@ -213,3 +213,10 @@ def test_of_an_endless_source_any_example_may_be_drawn(rng):
 def test_a_drawn_image_that_cannot_be_read_is_black_and_has_no_boxes(rng):
     sample = draw_sample(Numbers(1, broken=[0]), rng)
     assert not sample.image.any() and len(sample.boxes) == 0
+
+
+def test_evaluation_shows_the_middle_where_the_model_wants_it():
+    (batch,) = eval_batches(Numbers(1), image_size=(32, 32), batch_size=1, crop=1.0, max_boxes=1)
+    assert batch["content"].tolist() == [[32, 32]]
+    # 20×30 is scaled by 1.6 and loses 8 columns at either side.
+    np.testing.assert_allclose(batch["boxes"][0, 0], [3.2, 0.0, 19.2, 12.8], atol=1e-5)

@@ -50,3 +50,8 @@ def test_boxes_are_exact(monkeypatch):
 
 def test_ground_truth_comes_in_order():
     assert [truth.image_id for truth in Shapes((64, 64), 3).ground_truth()] == [0, 1, 2]
+
+
+def test_scenes_may_show_one_shape_alone():
+    counts = [len(Shapes((64, 64), 20, most=1)[index].truth.labels) for index in range(20)]
+    assert set(counts) <= {0, 1} and sum(counts) > 15
