@@ -56,7 +56,7 @@ class TfdsSource:
         if not len(self._records):
             raise DataError(f"TFDS data {self.where} has no images")
 
-    def _label(self, features: Mapping[str, Any]) -> Any:
+    def _label(self, features: Any) -> Any:
         """The feature of the class: each object's, or, for sets to classify, the image's."""
         self._has_boxes = "objects" in features
         try:
