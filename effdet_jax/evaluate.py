@@ -28,9 +28,8 @@ from effdet_jax.evaluation.diagnosis import (
     NUM_TRAIN_IMAGES,
     Circumstances,
     diagnose,
-    needs_diagnosis,
 )
-from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
@@ -107,21 +106,32 @@ def main(
         experiment = Experiment.from_config(config)
         source = open_split(experiment, split, model)
         print("data       " + "\n           ".join(source.report.lines()), flush=True)
-
-        mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
-        if views:
-            print("tta        " + views.line(model.spec), flush=True)
-        evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
-        variables = jax.device_get(variables)
-        smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
-        with memory_explained(lambda: [smaller]):
-            result = evaluator(variables)
-        print("\n".join(result_lines(result)))
-        if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
-            print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
+        result = measure(experiment, model, jax.device_get(variables), source, split, views)
         if output and jax.process_index() == 0:
             write_files(output, experiment, source, split, checkpoint, result)
         return 0
+
+
+def measure(
+    experiment: Experiment,
+    model: Detector,
+    variables: Any,
+    source: Source,
+    split: str,
+    views: TTA | None,
+) -> Evaluation:
+    """Evaluates on `source`, the images of `split`, and prints what comes of it."""
+    mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
+    if views:
+        print("tta        " + views.line(model.spec), flush=True)
+    evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
+    smaller = f"--batch_size={max(experiment.asked.eval.batch_size // 2, 1)} takes about half"
+    with memory_explained(lambda: [smaller]):
+        result = evaluator(variables)
+    print("\n".join(result_lines(result)))
+    if result.is_low(0.0):
+        print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
+    return result
 
 
 def set_options(config: ConfigDict, data_dir: str, protocol: str | None, nms: str | None):
@@ -200,7 +210,7 @@ def result_lines(result: Evaluation) -> list[str]:
     loss = f", loss {format_loss(result.loss)}" if result.loss else ""
     return [
         *result.warnings,
-        f"{result.metrics.num_images} images, {len(result.results)} detections{loss}",
+        f"{result.num_images} images, {len(result.results)} {result.unit}{loss}",
         *result.lines(),
     ]
 

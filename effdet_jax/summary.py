@@ -38,8 +38,7 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
     height, width = spec.image_size
     title = (
         f"{spec.name}: {height}×{width}, {spec.num_classes} classes, {spec.backbone}, "
-        f"{spec.pyramid_cells} × {spec.pyramid} of {spec.pyramid_width} channels ({spec.fusion} fusion), "
-        f"heads {spec.head_depth} deep"
+        + _pyramid(spec)
     )
     lines = [
         title,
@@ -49,12 +48,23 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"{part:12s}{summary['parameters'][part]:14,d}{summary['multiply_adds'][part]:18,d}"
         )
+    if "class_head" not in summary["activations"]:  # No boxes.
+        return lines
     lines.append(f"{'':12s}{'anchors':>14s}   pyramid output     class logits")
     for level in [f"P{level}" for level in spec.levels]:
         pyramid = "×".join(str(side) for side in summary["activations"]["pyramid"][level][1:])
         logits = "×".join(str(side) for side in summary["activations"]["class_head"][level][1:])
         lines.append(f"{level:12s}{summary['anchors'][level]:14,d}   {pyramid:18s} {logits}")
     return [*lines, f"{'total':12s}{summary['anchors']['total']:14,d}"]
+
+
+def _pyramid(spec: ModelSpec) -> str:
+    if not spec.pyramid_cells:
+        return f"{spec.pyramid_width} channels before pooling"
+    return (
+        f"{spec.pyramid_cells} × {spec.pyramid} of {spec.pyramid_width} channels ({spec.fusion} fusion), "
+        f"heads {spec.head_depth} deep"
+    )
 
 
 if __name__ == "__main__":

@@ -34,3 +34,11 @@ def test_the_table_shows_the_same(d0, capsys):
     text = capsys.readouterr().out
     assert "efficientdet-d0: 512×512, 3 classes, efficientnet-b0, 3 × bifpn of 64" in text
     assert "49,104" in text and "64×64×9×3" in text
+
+
+def test_a_classifier_has_parameters_alone(d0, capsys):
+    d0.model.name = "efficientnet-lite0"
+    summary.main(d0, as_json=False, num_classes=1000)
+    text = capsys.readouterr().out
+    assert "efficientnet-lite0: 224×224, 1000 classes, efficientnet-lite0, 1280 channels" in text
+    assert "4,652,008" in text and "anchors" not in text

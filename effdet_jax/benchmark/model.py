@@ -105,12 +105,13 @@ def _experiment(config: ConfigDict, batch_size: int) -> Experiment:
 
 
 def _batches(config: ConfigDict, experiment: Experiment, batch_size: int) -> Iterator[Batch]:
-    settings = experiment.augment_settings
+    settings, masks = experiment.augment_settings, "masks" in experiment.objective.needs
     return train_batches(
-        Shapes(settings.image_size, batch_size * 8, endless=True),
+        Shapes(settings.image_size, batch_size * 8, endless=True, masks=masks),
         settings,
         batch_size=batch_size,
         max_boxes=experiment.data_fit.max_boxes,
+        masks=masks,
         workers=config.data.workers,
         threads=config.data.threads,
     )
