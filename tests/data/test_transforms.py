@@ -143,6 +143,9 @@ def test_what_a_network_needs_of_an_image():
     assert found["image"].shape == (32, 32, 3) and found["content"].tolist() == [21, 32]
     assert found["size"].tolist() == [20, 30] and found["scale"] == pytest.approx(30 / 32)
     assert (found["image"][:21] == 7).all() and not found["image"][21:].any()
+    # Cut to the middle, nothing is padded.
+    cut = transforms.network_input(np.full((20, 30, 3), 7, np.uint8), (32, 32), 1.0)
+    assert cut["content"].tolist() == [32, 32] and (cut["image"] == 7).all()
 
 
 def test_the_middle_of_an_image_fills_the_canvas():
