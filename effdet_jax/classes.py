@@ -26,6 +26,9 @@ _BY_ID = (
     "toothbrush",
 )
 # fmt: on
+# The values of a mask's pixels: 0 for what is of no class, 1 + class index, and what isn't to be judged.
+BACKGROUND, IGNORED_PIXEL = 0, 255
+MOST_MASK_CLASSES = IGNORED_PIXEL - 1
 COCO_NAMES = {number: name for number, name in enumerate(_BY_ID, start=1) if name}
 
 
@@ -93,6 +96,11 @@ class ClassNames:
         if num_classes == len(COCO):
             return COCO
         return cls.from_names([f"class {number}" for number in range(1, num_classes + 1)])
+
+    @property
+    def of_masks(self) -> tuple[str, ...]:
+        """Names of the values of masks' pixels: 'background', then the classes."""
+        return ("background", *self.names)
 
     def index_of_id(self) -> dict[int | str, int]:
         """{category id: class index}."""

@@ -6,39 +6,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from effdet_jax.errors import UserError
+from effdet_jax.protocols import PROTOCOLS
 
-# How detections are made of raw outputs for COCO's metrics: keywords of `postprocess.detect`.
-PROTOCOLS = {
-    # As PyTorch's effdet, but that it cuts boxes to the image before, not after.
-    "default": {
-        "method": "hard",
-        "iou_threshold": 0.5,
-        "sigma": 0.5,
-        "score_threshold": 0.0,
-        "max_detections": 100,
-        "pre_nms_top_k": 5000,
-        "pixel_offset": 0.0,
-    },
-    # Behind the published AP of D0-D7x: google/automl's numpy NMS, its default until 2020-11-19.
-    "published": {
-        "method": "gaussian",
-        "iou_threshold": 0.5,  # Of hard NMS only.
-        "sigma": 0.5,
-        "score_threshold": 0.0,
-        "max_detections": 100,
-        "pre_nms_top_k": 5000,
-        "pixel_offset": 1.0,  # Sides are counted as in VOC: x2 - x1 + 1.
-    },
-}
 _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "remat": ("none", "blocks", "full"),
-    "optim.name": ("sgd", "adamw"),
-    "optim.schedule": ("cosine", "stepwise", "polynomial", "constant"),
+    "optim.name": ("sgd", "adamw", "rmsprop"),
+    "optim.schedule": ("cosine", "stepwise", "exponential", "polynomial", "constant"),
     "loss.iou_kind": ("", "iou", "giou", "diou", "ciou"),
     "eval.protocol": tuple(PROTOCOLS),
     "eval.method": ("", "hard", "gaussian"),
-    "eval.criterion": ("AP", "AP50", "AR"),
+    "eval.criterion": ("", "AP", "AP50", "AR", "mIoU", "top1", "top5"),
     "eval.weights": ("both", "averaged", "raw"),
     "bn": ("auto", "train", "frozen", "frozen_backbone"),
 }
@@ -114,13 +92,16 @@ def get_config() -> ConfigDict:
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
-    config.model.objective = ""  # Heads, loss, decoding: 'retina', 'retinanet', 'torchvision'.
+    # Heads, targets, loss, decoding: retina, retinanet, torchvision, segment, retina+segment,
+    config.model.objective = ""  # classification.
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.
+    config.model.dropout = -1.0  # Of a classifier's pooled features.
 
     config.data = ConfigDict()
-    config.data.source = "auto"  # Of `SOURCES`: 'coco', 'voc', 'yolo', 'csv', 'tfds', 'shapes'.
+    # coco, voc, yolo, csv, tfds, shapes; masks: of each image; folders: one for each class.
+    config.data.source = "auto"
     config.data.dir = ""  # The data folder.
     config.data.train_json = ""  # Annotations that aren't in `dir`: a file or folder of any kind.
     config.data.val_json = ""
@@ -141,23 +122,27 @@ def get_config() -> ConfigDict:
     config.data.threads = 2
     config.data.shapes_size = 128  # 'shapes' only: side of a scene, pixels,
     config.data.shapes_train = 4000  # scenes that count as an epoch,
-    config.data.shapes_val = 200  # and scenes to evaluate on.
+    config.data.shapes_val = 200  # scenes to evaluate on,
+    config.data.shapes_most = 8  # and shapes in a scene at most.
 
     config.augment = ConfigDict()
     config.augment.ops = ("flip", "scale_jitter", "colour")  # Entries of `AUGMENTATIONS`, in order.
     config.augment.scale_min = 0.1
     config.augment.scale_max = 2.0
+    config.augment.crop_area = 0.08  # Least share of an image that 'random_crop' takes.
     config.augment.horizontal_flip = 0.5  # Probabilities.
     config.augment.vertical_flip = 0.0
     config.augment.colour = 0.0  # Strength of brightness, contrast, saturation.
 
     config.optim = ConfigDict()
-    config.optim.name = "sgd"  # 'sgd' or 'adamw'.
+    config.optim.name = "sgd"  # 'sgd', 'adamw' or 'rmsprop'.
     config.optim.learning_rate = 0.08  # Peak for a batch of 64; scaled by batch_size / 64.
     config.optim.warmup_init = 0.008  # At step 0, scaled likewise.
     config.optim.warmup_epochs = 1.0
-    config.optim.schedule = "cosine"  # 'cosine', 'stepwise', 'polynomial', 'constant'.
+    config.optim.schedule = "cosine"  # cosine, stepwise, exponential, polynomial, constant.
     config.optim.drop_epochs = (200.0, 250.0)  # 'stepwise' only.
+    config.optim.decay_epochs = 2.4  # 'exponential' only: so often the rate is multiplied by this.
+    config.optim.decay_rate = 0.97
     config.optim.momentum = 0.9
     config.optim.weight_decay = 4e-5
     config.optim.clip_norm = 10.0  # Of each gradient, then of all together; 0 is off.
@@ -176,7 +161,8 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10.0  # And at the end; 0 is at the end only.
-    config.eval.criterion = "AP"  # What the best checkpoint is best by: 'AP', 'AP50', 'AR'.
+    # What the best checkpoint is best by: AP, AP50, AR, mIoU, top1, top5; '' is the objective's first.
+    config.eval.criterion = ""
     config.eval.patience = 0  # Evaluations without a better one that end the run; 0 is off.
     config.eval.weights = "both"  # 'averaged', 'raw', or both of them: the better ones count.
     config.eval.batch_size = 0  # 0 is the training batch size.
@@ -273,6 +259,15 @@ def set_protocol(config: ConfigDict, name: str):
     defaults = get_config().eval
     config.eval.update({knob: defaults[knob] for knob in PROTOCOLS[name]})
     config.eval.protocol = name
+
+
+def detect_options(chosen: ConfigDict) -> dict[str, Any]:
+    """Keywords of `postprocess.detect` by `config.eval`: the protocol's, but for the knobs set."""
+    unset = get_config().eval
+    return {
+        knob: chosen[knob] if chosen[knob] != unset[knob] else protocols_own
+        for knob, protocols_own in PROTOCOLS[chosen.protocol].items()
+    }
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,9 +28,8 @@ from effdet_jax.evaluation.diagnosis import (
     NUM_TRAIN_IMAGES,
     Circumstances,
     diagnose,
-    needs_diagnosis,
 )
-from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.experiment import Experiment
 from effdet_jax.inference.load import load
@@ -103,20 +102,33 @@ def main(
 
         experiment = Experiment.from_config(config)
         source = open_split(experiment, split, model)
-        print("\n".join(banner_lines(source, model, views)), flush=True)
-
-        mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
-        evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
-        variables = jax.device_get(variables)
-        smaller = f"--batch_size={max(config.eval.batch_size // 2, 1)} takes about half"
-        with memory_explained(lambda: [smaller]):
-            result = evaluator(variables)
-        print("\n".join(result_lines(result)))
-        if result.metrics.num_boxes and needs_diagnosis(result.metrics.summary["AP"]):
-            print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
+        print("data       " + "\n           ".join(source.report.lines()), flush=True)
+        result = measure(experiment, model, jax.device_get(variables), source, split, views)
         if output and jax.process_index() == 0:
             write_files(output, experiment, source, split, checkpoint, result)
         return 0
+
+
+def measure(
+    experiment: Experiment,
+    model: Detector,
+    variables: Any,
+    source: Source,
+    split: str,
+    views: TTA | None,
+) -> Evaluation:
+    """Evaluates on `source`, the images of `split`, and prints what comes of it."""
+    mesh, objective = create_mesh(jax.device_count()), loss_of_run(experiment, model)
+    if views:
+        print("tta        " + views.line(model.spec), flush=True)
+    evaluator = experiment.create_evaluator(model, source, mesh, objective, views)
+    smaller = f"--batch_size={max(experiment.asked.eval.batch_size // 2, 1)} takes about half"
+    with memory_explained(lambda: [smaller]):
+        result = evaluator(variables)
+    print("\n".join(result_lines(result)))
+    if result.is_low(0.0):
+        print("\n".join(why_so_low(experiment, evaluator, variables, result, source, split)))
+    return result
 
 
 def check_flags(checkpoint: str, output: str):
@@ -205,18 +217,12 @@ def loss_of_run(experiment: Experiment, model: Detector) -> Objective | None:
     return None
 
 
-def banner_lines(source: Source, model: Detector, views: TTA | None) -> list[str]:
-    """What is evaluated on, and in which views."""
-    lines = ["data       " + "\n           ".join(source.report.lines())]
-    return [*lines, "tta        " + views.line(model.spec)] if views else lines
-
-
 def result_lines(result: Evaluation) -> list[str]:
     """To print: images that couldn't be read, counts, loss, metrics, classes."""
     loss = f", loss {format_loss(result.loss)}" if result.loss else ""
     return [
         *result.warnings,
-        f"{result.metrics.num_images} images, {len(result.results)} detections{loss}",
+        f"{result.num_images} images, {len(result.results)} {result.unit}{loss}",
         *result.lines(),
     ]
 

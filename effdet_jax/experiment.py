@@ -20,14 +20,15 @@ from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.anchor_fit import AnchorFit
 from effdet_jax.detection.objective import Objective, create_objective
 from effdet_jax.distributed.mesh import check_rows, create_mesh, process_share
-from effdet_jax.evaluation.loop import Evaluation, create_evaluator
+from effdet_jax.evaluation.evaluation import Evaluation
+from effdet_jax.evaluation.loop import SCORERS, create_evaluator
 from effdet_jax.experiment_data import ExperimentData, create_spec
 from effdet_jax.inference.tta import TTA
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import Path, parameter_masks
 from effdet_jax.report.run_page import RunPage
 from effdet_jax.run.banner import banner_lines
-from effdet_jax.run.best import Best, evaluations_after
+from effdet_jax.run.best import Best, choose_criterion, earlier_best
 from effdet_jax.run.initialize import create_initial_state, load_state
 from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.monitor import Monitor
@@ -56,7 +57,7 @@ class Experiment(ExperimentData):
     @functools.cached_property
     def augment_settings(self) -> AugmentSettings:
         """The random transforms of training, and the canvas they end on."""
-        return AugmentSettings(self.spec.image_size, **self.config.augment)
+        return AugmentSettings(self.spec.image_size, crop=self.spec.crop, **self.config.augment)
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of the training batches from `start_step` on, endless."""
@@ -67,6 +68,7 @@ class Experiment(ExperimentData):
             batch_size=self.batch_size,
             max_boxes=self.data_fit.max_boxes,
             repeats=self.data_fit.repeats,
+            masks="masks" in self.objective.needs,
             seed=self.config.seed,
             start_step=start_step,
             process_index=process_index,
@@ -136,14 +138,20 @@ class Experiment(ExperimentData):
         """How many of the last checkpoints stay: where training diverges, an earlier one is needed."""
         return max(self.config.keep_checkpoints, 2)
 
+    @property
+    def criterion(self) -> str:
+        """What the best checkpoint is best by.
+
+        Raises:
+          ConfigError: the objective doesn't measure it.
+        """
+        known = SCORERS[self.objective.measures].criteria
+        return choose_criterion(self.config.eval.criterion, known, self.spec.objective)
+
     def create_best(self, checkpoints: Checkpoints, metrics_path: str, step: int) -> Best:
         """The best evaluation of the run so far, from its best checkpoint; `step` steps are done."""
-        options = {"criterion": self.config.eval.criterion, "patience": self.config.eval.patience}
-        if checkpoints.latest_step is None:
-            return Best(**options, since=evaluations_after(metrics_path, 0, step))
-        saved = checkpoints.metadata()
-        since = evaluations_after(metrics_path, saved.step, step)
-        return Best(**options, metrics=saved.metrics, step=saved.step, since=since)
+        patience = self.config.eval.patience
+        return earlier_best(checkpoints, metrics_path, step, self.criterion, patience)
 
     def create_save_clock(self) -> SaveClock:
         """Checkpoints by minutes."""
@@ -184,6 +192,8 @@ class Experiment(ExperimentData):
             warmup_steps=self.schedule.warmup_steps,
             total_steps=self.schedule.total_steps,
             drop_steps=self.schedule.drop_steps,
+            decay_steps=self.config.optim.decay_epochs * self.schedule.steps_per_epoch,
+            decay_rate=self.config.optim.decay_rate,
         )
 
     @functools.cached_property
@@ -316,11 +326,7 @@ class Experiment(ExperimentData):
     @property
     def detect_options(self) -> dict[str, Any]:
         """Keywords of `postprocess.detect`: the protocol's, but for the knobs that are set."""
-        chosen, unset = self.asked.eval, configs.get_config().eval
-        return {
-            knob: chosen[knob] if chosen[knob] != unset[knob] else protocols_own
-            for knob, protocols_own in configs.PROTOCOLS[chosen.protocol].items()
-        }
+        return configs.detect_options(self.asked.eval)
 
     def create_evaluator(
         self,
@@ -330,12 +336,7 @@ class Experiment(ExperimentData):
         objective: Objective | None = None,
         tta: TTA | None = None,
     ) -> Callable[..., Evaluation]:
-        """`variables → Evaluation` of any model on any source, by this config's protocol.
-
-        Args:
-          objective: for the loss, None for none.
-          tta: other views of the images that take part in the detections, None for none.
-        """
+        """`loop.create_evaluator` of any model on any source, by this config's protocol."""
         batch_size = self.asked.eval.batch_size or self.batch_size
         options = {"batch_size": batch_size, "objective": objective, "tta": tta}
         return create_evaluator(model, source, mesh, **options, **self.detect_options)

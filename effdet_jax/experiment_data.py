@@ -20,6 +20,7 @@ from effdet_jax.data.relabel import match_classes
 from effdet_jax.data.source import open_source
 from effdet_jax.data.subset import covering
 from effdet_jax.detection.anchor_fit import aspect_factors
+from effdet_jax.detection.objective import needs
 from effdet_jax.inference.load import initial_kind
 from effdet_jax.model.detector import check_spec
 from effdet_jax.run.data_fit import DataFit
@@ -120,6 +121,7 @@ class ExperimentData:
         """The images and boxes of 'train' or 'val', opened anew; see `data.source.open_source`."""
         data = self.asked.data.to_dict()
         data["intensity"] = data["intensity"] or intensity
+        data["needs"] = needs(self.asked.model.objective)
         source = open_source(data["source"], split, data)
         return covering(source, data["overfit"]) if data["overfit"] else source
 
@@ -171,8 +173,8 @@ def create_spec(
     Raises:
       ConfigError: there is no such model.
     """
-    # Knobs are fields of a spec, '' and 0 the model's own; but for these four.
-    others = ("name", "image_size", "aspects", "drop_connect")
+    # Knobs are fields of a spec, '' and 0 the model's own; but for these.
+    others = ("name", "image_size", "aspects", "drop_connect", "dropout")
     changes: dict[str, Any] = {"intensity": intensity} | {
         name: value
         for name, value in knobs.items()
@@ -182,6 +184,8 @@ def create_spec(
         changes["image_size"] = configs.parse_size(knobs.image_size)
     if knobs.drop_connect >= 0:
         changes["survival_probability"] = 1.0 - knobs.drop_connect
+    if knobs.dropout >= 0:
+        changes["dropout"] = knobs.dropout
     try:
         if knobs.aspects:
             changes["aspects"] = aspect_factors(knobs.aspects)

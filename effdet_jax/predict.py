@@ -4,7 +4,8 @@ python -m effdet_jax.predict IMAGES… --checkpoint=runs/shapes --output=found
 
 IMAGES are files, folders with all that is below them, or patterns. `found/detections.jsonl` gets a
 line per image as soon as it is done, `found/detections.json` has COCO result rows with class names
-and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video. Only what predict wrote is ever overwritten.
+and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video; `found/masks/NAME.png` the mask, if the model
+makes masks. Only what predict wrote is ever overwritten.
 """
 
 import contextlib
@@ -19,9 +20,11 @@ from tqdm import tqdm
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.cli import INTERRUPTED, define_tta_flags, run
+from effdet_jax.config import ConfigError
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import Intensity, read_image
 from effdet_jax.data.locate import SUFFIXES as IMAGES
+from effdet_jax.detection.objective import needs
 from effdet_jax.inference.inputs import Inputs, find_inputs
 from effdet_jax.inference.load import load
 from effdet_jax.inference.outputs import FORMATS, ROWS, OutputFolder, Outputs
@@ -36,6 +39,7 @@ from effdet_jax.run.memory import memory_explained
 
 BAR_FROM = 20  # Images: less is no long work.
 LINE_EVERY = 500  # Frames, where there is no bar.
+MASKS = "masks"  # Folder of the masks.
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:
@@ -77,12 +81,14 @@ class Target(NamedTuple):
       is_video: or an image.
       labels: name of its file of labels; of a video, of the folder with one per frame.
       picture: name of its picture, or of the video with boxes drawn.
+      mask: name of its mask, where the model makes masks; '' of a video.
     """
 
     path: str
     is_video: bool
     labels: str
     picture: str
+    mask: str
 
     def files(self) -> list[str]:
         """What can be told before the frames of a video are counted."""
@@ -108,6 +114,8 @@ def main(
     planned = [ROWS, *FORMATS[kind].files, *(name for one in targets for name in one.files())]
     folder = OutputFolder(output, planned, inputs.paths)
     model, variables = load(checkpoint, dtype=dtype)
+    if tile and "masks" in needs(model.spec.objective):
+        raise ConfigError("--tile is for boxes, and this model makes masks: leave it out")
     score_threshold, reason = choose_threshold(score_threshold, model, tta)
     print(f"score_threshold {score_threshold:g}: {reason}")
     if not tile and not any(target.is_video for target in targets):
@@ -136,7 +144,8 @@ def plan_targets(inputs: Inputs, kind: str, pictures: bool) -> list[Target]:
         # Frames of clip.mp4 are apart from images in a folder named clip.
         labels = f"{folder}/{name if video else stem + ending}" if folder else ""
         picture = f"{stem}{'.mp4' if video else '.jpg'}" if pictures else ""
-        targets.append(Target(path, video, labels, picture))
+        mask = "" if video else f"{MASKS}/{stem}.png"
+        targets.append(Target(path, video, labels, picture, mask))
     return targets
 
 
@@ -201,7 +210,7 @@ class Job:
                 for (target, image), result in zip(batch, self.find([one for _, one in batch])):
                     result = dataclasses.replace(result, path=target.path, image=image)
                     shown = result.above(self.tally.score_threshold)
-                    self.outputs.add(shown, target.labels)
+                    self.outputs.add(shown, target.labels, target.mask)
                     if target.picture:
                         save_picture(shown.draw(), self.folder.claim(target.picture))
                     self.tally.add(target.path, result, shown)

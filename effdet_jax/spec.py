@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from effdet_jax.classifiers import CLASSIFIERS
 from effdet_jax.families import FAMILIES
 from effdet_jax.ops.anchors import LAYOUTS, feature_size
 from effdet_jax.ops.resample import PADDINGS
@@ -32,13 +33,14 @@ class ModelSpec:
       backbone: one of `model.detector.BACKBONES`, such as 'efficientnet-b0'.
       image_size: (height, width) in pixels.
       pyramid_width: channels of the pyramid and the heads.
-      pyramid_cells: how many times the pyramid's graph is repeated.
+      pyramid_cells: how many times the pyramid's graph is repeated; 0 has no pyramid, and the heads
+        see the backbone's own features.
       head_depth: convolutions before each prediction.
       min_level, max_level: finest and coarsest pyramid level; the stride of level l is 2**l.
       fusion: how nodes merge their inputs, one of `model.merge.MERGES`.
       activation: one of `ops.normalization.ACTIVATIONS`.
       num_classes: K; there is no background class.
-      octaves, aspects, anchor_scale: see `ops.anchors.anchor_boxes`.
+      octaves, aspects, anchor_scale: see `ops.anchors.anchor_boxes`; 0 octaves are no anchors.
       anchor_layout: where anchors stand in their cells, one of `ops.anchors.LAYOUTS`.
       mean, std: per RGB channel, on the 0–255 scale; a network sees (image - mean) / std.
       black_padding: whether what pads an image is black, too, instead of the mean colour.
@@ -52,6 +54,9 @@ class ModelSpec:
       conv: kind of the pyramid's and the heads' convolutions, one of
         `layers.convolution.CONVOLUTIONS`.
       objective: heads, targets, loss and decoding, one of `detection.objective.OBJECTIVES`.
+      dropout: share of a classifier's pooled features that training drops.
+      crop: share of the largest centred rectangle of the input's aspect that an image is cut to; 0
+        shows all of it, padded.
       intensity: (low, high), values of 16-bit and float images that became 0 and 255 in training, see
         `data.images.decode_image`; () where there were none.
     """
@@ -83,6 +88,8 @@ class ModelSpec:
     pooling: str = "overlapping"
     conv: str = "separable"
     objective: str = "retina"
+    dropout: float = 0.0
+    crop: float = 0.0
     intensity: tuple[float, ...] = ()
 
     def __post_init__(self):
@@ -91,10 +98,13 @@ class ModelSpec:
                 raise ValueError(
                     f"{name} '{getattr(self, name)}' is unknown; there are {', '.join(known)}"
                 )
-        for name in ("num_classes", "pyramid_width", "pyramid_cells", "head_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.max_level <= self.min_level:
+        # Anchors need a pyramid, and heads of their own.
+        least = {"pyramid_width": 1, "num_classes": 1, "octaves": 0}
+        least |= dict.fromkeys(("pyramid_cells", "head_depth"), int(self.octaves > 0))
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
+        if self.octaves and self.max_level <= self.min_level:
             raise ValueError(
                 f"max_level is {self.max_level}; it must be above min_level, {self.min_level}"
             )
@@ -263,21 +273,23 @@ def model_spec(name: str, **changes: Any) -> ModelSpec:
     """The spec of a model by name, with fields replaced by `changes`.
 
     Args:
-      name: one of any family of `list_models`, or 'efficientdet-d2.5' / 'efficientdet-lite1.5' for
-        any φ.
+      name: one of any family of `list_models`, 'efficientdet-d2.5' / 'efficientdet-lite1.5' for any
+        φ, or a classifier of `classifiers.CLASSIFIERS`, 'efficientnet-b0'.
       **changes: `ModelSpec` fields, such as `num_classes=3, image_size=(384, 640)`.
 
     Raises:
       ValueError: the name is none of these, or a changed field has an impossible value.
     """
     others = {name: fields for models in FAMILIES.values() for name, fields in models.items()}
-    if name in others:
-        return ModelSpec(**{"name": name, **others[name], **changes})
+    for models in (others, CLASSIFIERS):
+        if name in models:
+            return ModelSpec(**{"name": name, **models[name], **changes})
     found = re.fullmatch(r"efficientdet-(d|lite)(\d+(?:\.\d+)?)(x?)", name)
     if not found or (found[3] and name not in MODELS):
         raise ValueError(
             f"unknown model '{name}'; there are {', '.join(MODELS)}, any other compound "
-            f"coefficient as in 'efficientdet-d2.5', and {', '.join(others)}"
+            f"coefficient as in 'efficientdet-d2.5', {', '.join(others)}, and the classifiers "
+            f"{', '.join(CLASSIFIERS)}"
         )
     if float(found[2]) > LARGEST_PHI:
         raise ValueError(

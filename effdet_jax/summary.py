@@ -102,7 +102,7 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
     height, width = spec.image_size
     title = (
         f"{spec.name}: {height}×{width}, {spec.num_classes} classes, {spec.backbone}, "
-        f"{_pyramid(spec)}, heads {spec.head_depth} deep"
+        + _pyramid(spec)
     )
     lines = [
         title,
@@ -113,6 +113,8 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
             f"{part:12s}{summary['parameters'][part]:14,d}{summary['multiply_adds'][part]:18,d}"
             f"{summary['profiled'][part]:18,d}"
         )
+    if "class_head" not in summary["activations"]:  # No boxes.
+        return lines
     lines.append(f"{'':12s}{'anchors':>14s}   pyramid output     class logits")
     for level in [f"P{level}" for level in spec.levels]:
         pyramid = "×".join(str(side) for side in summary["activations"]["pyramid"][level][1:])
@@ -122,12 +124,17 @@ def _lines(spec: ModelSpec, summary: dict[str, Any]) -> list[str]:
 
 
 def _pyramid(spec: ModelSpec) -> str:
-    """'3 × bifpn of 64 channels (fast fusion)'; only what the pyramid has, repeats or a fusion."""
+    """'3 × bifpn of 64 channels (fast fusion), heads 3 deep'; only what the model has."""
+    if not spec.pyramid_cells:
+        return f"{spec.pyramid_width} channels before pooling"
+    heads = f"heads {spec.head_depth} deep"
     if spec.pyramid not in PYRAMIDS:
-        return f"{spec.pyramid} of {spec.pyramid_width} channels"
+        return f"{spec.pyramid} of {spec.pyramid_width} channels, {heads}"
     nodes = PYRAMIDS[spec.pyramid](spec.min_level, spec.max_level)
     fusion = "" if all(node.merge for node in nodes) else f" ({spec.fusion} fusion)"
-    return f"{spec.pyramid_cells} × {spec.pyramid} of {spec.pyramid_width} channels{fusion}"
+    return (
+        f"{spec.pyramid_cells} × {spec.pyramid} of {spec.pyramid_width} channels{fusion}, {heads}"
+    )
 
 
 if __name__ == "__main__":

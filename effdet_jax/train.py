@@ -25,8 +25,7 @@ from effdet_jax.data.pipeline import Batch
 from effdet_jax.detection.objective import format_loss
 from effdet_jax.distributed.mesh import place_batch
 from effdet_jax.distributed.processes import connected, wait_for_all
-from effdet_jax.evaluation.diagnosis import needs_diagnosis
-from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.report.run_page import RunPage
 from effdet_jax.run.best import Best
@@ -210,31 +209,34 @@ def report(
     pictures: Pictures,
     page: RunPage,
 ) -> tuple[dict[str, float], Any]:
-    """Prints and writes numbers and pictures of an evaluation, and why its AP is low if it is.
+    """Prints and writes numbers and pictures of an evaluation, and why they are low if they are.
 
     Returns:
-      The metrics of the better weights, with the AP of both, and those variables.
+      The metrics of the better weights, with the first metric of both, and those variables.
     """
-    aps = {name: result.metrics.summary["AP"] for name, (result, _) in results.items()}
-    chosen = max(aps, key=aps.get)
+    values = {name: result.value for name, (result, _) in results.items()}
+    chosen = max(values, key=values.get)
     result, variables = results[chosen]
     print(
-        "AP "
-        + ", ".join(f"{ap:.3f} {name}" for name, ap in aps.items())
-        + (f"; the {chosen} weights" if len(aps) > 1 else " weights")
+        f"{result.criterion} "
+        + ", ".join(f"{value:.3f} {name}" for name, value in values.items())
+        + (f"; the {chosen} weights" if len(values) > 1 else " weights")
         + (f", loss {format_loss(result.loss)}:" if result.loss else ":")
     )
     print("  " + "\n  ".join(result.lines()), flush=True)
     for warning in result.warnings:
         print(warning)
-    if result.metrics.num_boxes and needs_diagnosis(aps[chosen], record.ap):
-        state = {"step": number, "monitor": monitor, "best_ap": record.ap, "aps": aps}
+    best = record.value(result.criterion)
+    if result.is_low(best):
+        state = {"step": number, "monitor": monitor, "best_ap": best, "aps": values}
         lines = advice.why_so_low(experiment, result, variables, **state)
         print("  " + "\n  ".join(lines), flush=True)
-    metrics = result.scalars() | {f"eval/{name}/AP": ap for name, ap in aps.items()}
-    classes = {f"eval/AP/{name}": ap for name, ap in result.metrics.per_class.items()}
+    first = result.criterion
+    metrics = result.scalars() | {f"eval/{name}/{first}": x for name, x in values.items()}
+    classes = {f"eval/{first}/{name}": x for name, x in result.per_class.items()}
     writer.scalars(number, metrics | classes)
-    writer.curves(number, result.analysis)
+    if result.analysis:
+        writer.curves(number, result.analysis)
     pictures.write_detections(number, result.first, result.score_threshold)
     for kind, picture in page.write(number, result).items():
         writer.image(number, f"report/{kind}", picture)

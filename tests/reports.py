@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from effdet_jax.evaluation.analysis import Analysis, ClassAnalysis, ImageAnalysis, SizeAnalysis
+from effdet_jax.evaluation.boxes import BoxEvaluation
 from effdet_jax.evaluation.coco import CocoMetrics
-from effdet_jax.evaluation.loop import Evaluation
 
 THRESHOLDS = np.array([0.25, 0.5, 0.75])
 
@@ -56,7 +56,8 @@ def make_evaluation(results, names=("cat",)):
     summary = {"AP": 0.5, "AP50": 0.5, "AR100": 0.6}
     metrics = CocoMetrics(summary, {}, num_images=4, num_boxes=4)
     loss = {"loss/total": 1.0}
-    return Evaluation(metrics, results, [], {}, make_analysis(names), loss)
+    analysis = make_analysis(names)
+    return BoxEvaluation(metrics=metrics, results=results, analysis=analysis, loss=loss)
 
 
 def write_metrics(path, best=0.5):

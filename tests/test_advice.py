@@ -50,6 +50,12 @@ def test_verdicts(ap, ap50, learned, said):
     assert advice.overfit_verdict(metrics, 8).startswith(said)
 
 
+def test_a_classifier_has_learned_by_its_accuracy():
+    assert advice.is_learned({"eval/top1": 0.9}) and not advice.is_learned({"eval/top1": 0.8})
+    said = advice.overfit_verdict({"eval/top1": 1.0, "eval/top5": 1.0}, 8)
+    assert said.startswith("set-up and data are right: top1 1.00 on 8 images")
+
+
 class Planner:
     """Says of every change what it takes: 9 GiB, 5 with a half batch, and half of that with remat."""
 

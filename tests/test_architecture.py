@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "effdet_jax"
 FLOORS = (
-    {"errors", "classes", "compilation", "libtpu"},
+    {"errors", "classes", "compilation", "libtpu", "protocols", "classifiers"},
     {"distributed", "config", "families", "files", "synonyms"},
     {"kernels"},
     {"ops"},
@@ -118,6 +118,7 @@ def test_files_and_functions_stay_readable(path):
 WHOLE = {
     "architecture",
     "browser",
+    "classify",
     "configs",
     "doors",
     "goldens",

@@ -12,8 +12,8 @@ from effdet_jax.config import PROTOCOLS, ConfigError, plain
 from effdet_jax.data.example import DataError
 from effdet_jax.data.synthetic import NAMES
 from effdet_jax.detection.retina import Retina
+from effdet_jax.evaluation.boxes import BoxEvaluation
 from effdet_jax.evaluation.coco import METRICS, CocoMetrics
-from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.experiment import Experiment
 from effdet_jax.files import DestinationError
 from effdet_jax.inference.tta import TTA, TTAError
@@ -50,8 +50,8 @@ def evaluated(monkeypatch):
             del options["tta"]
         assert isinstance(objective, Retina) and objective.spec == model.spec
         asked.append((model, options))
-        return lambda variables, other=None: Evaluation(
-            CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 1, 1), [], [], {}
+        return lambda variables, other=None: BoxEvaluation(
+            metrics=CocoMetrics(dict.fromkeys(METRICS, 0.0), {}, 1, 1)
         )
 
     monkeypatch.setattr("effdet_jax.experiment.create_evaluator", create_evaluator)

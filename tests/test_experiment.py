@@ -13,6 +13,7 @@ from effdet_jax.data.example import DataError
 from effdet_jax.data.images import read_image
 from effdet_jax.data.sample import AugmentSettings
 from effdet_jax.detection.postprocess import detect
+from effdet_jax.evaluation.loop import SCORERS
 from effdet_jax.experiment import Experiment
 from effdet_jax.training.state import TrainState
 from tests.doubles import make_folder
@@ -166,7 +167,7 @@ def test_class_weights_reach_the_loss(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.name": "efficientnet-b0"}, "config.model: unknown model 'efficientnet-b0'"),
+        ({"model.name": "efficientnet-b9"}, "config.model: unknown model 'efficientnet-b9'"),
         ({"model.image_size": "64x96"}, "config.model: image_size 64×96 can't be"),
         ({"model.fusion": "mean"}, "config.model: .*'mean'"),
         ({"model.aspects": (1.0, 0.0)}, "config.model: aspects 1, 0 must be above 0"),
@@ -260,3 +261,39 @@ def test_what_is_frozen_is_not_decayed_and_a_wrong_pattern_is_refused():
     assert all(path[0] == "backbone" for path in frozen)
     with pytest.raises(ConfigError, match="--config.freeze=neck: 'neck' matches no module"):
         Experiment.from_config(tiny_config(freeze="neck"), class_names=COCO).frozen  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "criterion"),
+    [
+        ("efficientdet-d0", "", "AP"),
+        ("efficientdet-d0", "AR", "AR"),
+        ("efficientnet-b0", "", "top1"),
+        ("efficientnet-b0", "top5", "top5"),
+    ],
+)
+def test_the_best_is_by_what_the_objective_measures_first_or_what_is_asked(model, asked, criterion):
+    made = experiment(**{"model.name": model, "eval.criterion": asked})
+    assert made.criterion == criterion
+    known = SCORERS[made.objective.measures].criteria
+    (other,) = {"AP50", "top1"} - set(known)
+    wrong = experiment(**{"model.name": model, "eval.criterion": other})
+    with pytest.raises(ConfigError, match=f"criterion='{other}' isn't one of '{known[0]}', "):
+        wrong.criterion  # noqa: B018
+
+
+def test_a_classifiers_knobs_reach_spec_augmentation_and_schedule():
+    made = experiment(
+        **{
+            "model.name": "efficientnet-lite0",
+            "model.dropout": 0.0,
+            "batch_size": 8,  # 12.5 steps are an epoch of 100 images.
+            "optim.schedule": "exponential",
+            "optim.warmup_epochs": 0.0,
+            "optim.decay_epochs": 0.5,
+        }
+    )
+    assert made.spec.dropout == 0.0 and made.augment_settings.crop == 0.875
+    assert made.anchor_fit is None
+    rates = [float(made.learning_rate(step)) for step in (0, 6, 7, 13)]
+    assert rates == pytest.approx([made.peak_learning_rate * x for x in (1, 1, 0.97, 0.97**2)])

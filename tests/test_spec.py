@@ -205,3 +205,12 @@ def test_backbone_blocks_of_b7():
 
 def test_coco_has_ninety_columns():
     assert len(COCO) == 90 and dataclasses.is_dataclass(COCO)
+
+
+def test_a_classifier_has_no_pyramid_and_no_anchors():
+    spec = model_spec("efficientnet-lite2", num_classes=10)
+    assert (spec.backbone, spec.image_size, spec.num_classes) == (spec.name, (260, 260), 10)
+    assert (spec.pyramid_cells, spec.anchors_per_cell, spec.objective) == (0, 0, "classification")
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(ValueError, match="pyramid_cells is 0; it must be at least 1"):
+        model_spec("efficientdet-d0", pyramid_cells=0)

@@ -102,3 +102,11 @@ def test_what_cannot_be_drawn_is_said_at_once(figure_6, monkeypatch, table, outp
     monkeypatch.setattr(charts, "available", lambda: False)
     with pytest.raises(ConfigError, match=message):
         summary.main(None, as_json=False, num_classes=90, table=table, output=output)
+
+
+def test_a_classifier_has_parameters_alone(d0, capsys):
+    d0.model.name = "efficientnet-lite0"
+    summary.main(d0, as_json=False, num_classes=1000)
+    text = capsys.readouterr().out
+    assert "efficientnet-lite0: 224×224, 1000 classes, efficientnet-lite0, 1280 channels" in text
+    assert "4,652,008" in text and "anchors" not in text

@@ -375,3 +375,35 @@ def test_a_workdir_that_cannot_be_written(run_command, tmp_path):
     status, output = run_command("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
     assert status == 2 and "can't write into --workdir=" in output and "another folder" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow  # It compiles other steps; `detection/test_segment.py` and its like have the parts.
+@pytest.mark.parametrize("objective", ["segment", "retina+segment"])
+def test_masks_are_learned_measured_predicted_and_resumed_bit_for_bit(
+    run_command, tmp_path, objective
+):
+    constant = "--config.optim.schedule=constant"  # It doesn't end where the run does.
+    settings = (*TINY, f"--config.model.objective={objective}", constant)
+    status, output = run_command("train", *settings, f"--workdir={tmp_path / 'whole'}")
+    assert status == 0 and "mIoU 0." in output, output
+    for steps in (6, 12):
+        halves = (f"--config.num_steps={steps}", f"--workdir={tmp_path / 'halves'}")
+        assert run_command("train", *settings, *halves)[0] == 0
+    whole, halves = (everything(tmp_path / name) for name in ("whole", "halves"))
+    jax.tree.map(np.testing.assert_array_equal, whole, halves)
+
+    checkpoint = f"--checkpoint={tmp_path / 'whole'}"
+    status, output = run_command("evaluate", checkpoint, f"--output={tmp_path / 'evaluated'}")
+    assert status == 0 and "background" in output and "mIoU" in output, output
+    Image.new("RGB", (50, 40)).save(tmp_path / "image.png")
+    found = tmp_path / "found"
+    status, output = run_command(
+        "predict", str(tmp_path / "image.png"), checkpoint, f"--output={found}"
+    )
+    assert status == 0, output
+    with Image.open(found / "masks" / "image.png") as mask:
+        assert mask.size == (50, 40) and np.asarray(mask).max() <= 6
+    status, output = run_command(
+        "predict", str(tmp_path / "image.png"), checkpoint, f"--output={found}", "--tile=32"
+    )
+    assert status != 0 and "--tile is for boxes" in output

@@ -54,7 +54,7 @@ def random_variables(model, seed: int = 0):
     def draw(path, leaf):
         name = path[-1].key
         if name == "kernel":
-            fan_in = max(1, leaf.size // leaf.shape[-1]) if leaf.shape[2] > 1 else 9
+            fan_in = max(1, leaf.size // leaf.shape[-1]) if leaf.shape[-2] > 1 else 9
             return (rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
         if name in ("var", "scale", "weights"):
             return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)

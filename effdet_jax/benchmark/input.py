@@ -57,6 +57,7 @@ def rates(
     options = {
         "batch_size": batch_size,
         "max_boxes": experiment.data_fit.max_boxes,
+        "masks": "masks" in experiment.objective.needs,
         "threads": config.data.threads,
     }
     rows = []

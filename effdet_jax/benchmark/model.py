@@ -107,11 +107,13 @@ def create_experiment(config: ConfigDict, batch_size: int) -> Experiment:
 def create_batches(experiment: Experiment) -> Iterator[Batch]:
     """Scenes of the experiment's size, augmented as it says."""
     settings, data = experiment.augment_settings, experiment.asked.data
+    masks = "masks" in experiment.objective.needs
     return train_batches(
-        Shapes(settings.image_size, experiment.batch_size * 8, endless=True),
+        Shapes(settings.image_size, experiment.batch_size * 8, endless=True, masks=masks),
         settings,
         batch_size=experiment.batch_size,
         max_boxes=experiment.data_fit.max_boxes,
+        masks=masks,
         workers=data.workers,
         threads=data.threads,
     )

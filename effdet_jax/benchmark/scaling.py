@@ -103,13 +103,14 @@ def _train(config: ConfigDict, devices: int, batches: Sequence[Batch]) -> tuple[
 
 def _batches(config: ConfigDict, count: int) -> list[Batch]:
     experiment = Experiment.from_config(config, class_names=COCO)
-    image_size = experiment.spec.image_size
-    source = Shapes(image_size, config.batch_size * count)
+    image_size, masks = experiment.spec.image_size, "masks" in experiment.objective.needs
+    source = Shapes(image_size, config.batch_size * count, masks=masks)
     batches = train_batches(
         source,
         AugmentSettings(image_size),
         batch_size=config.batch_size,
         max_boxes=experiment.data_fit.max_boxes,
+        masks=masks,
         seed=config.seed,
     )
     return [next(batches) for _ in range(count)]

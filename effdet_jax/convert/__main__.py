@@ -18,11 +18,10 @@ from effdet_jax.checkpoint import THRESHOLD, find_checkpoint, is_checkpoint, res
 from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.cli import run
 from effdet_jax.config import parse_size
+from effdet_jax.convert.classifiers import read_model
 from effdet_jax.convert.detectors import (
     changed_spec,
-    detector_variables,
     fresh_class_head,
-    guess_spec,
     pytorch_kind,
 )
 from effdet_jax.convert.folder import folder_notes, is_folder, read_folder, write_folder
@@ -160,10 +159,11 @@ def _read_checkpoint(path: str) -> _Source:
 
 def _read_weights(path: str, model: str, raw: bool, changes: Mapping[str, Any]) -> _Source:
     weights = read_weights(path, raw=raw)
-    spec = guess_spec(weights, model, **changes)
-    variables = detector_variables(weights, spec)
-    count = len(weights.tensors)
+    spec, variables = read_model(weights, model, **changes)
+    count = len(weights.tensors) + (0 if spec.pyramid_cells else len(weights.classifier))
     notes = [f"{weights.kind}, {count} tensors, all of them used", *weights.notes]
+    if not spec.pyramid_cells:  # Nothing is left out of a classifier.
+        notes = [note for note in notes if "ImageNet classifier" not in note]
     origin = f"Converted from '{os.path.basename(path)}' ({weights.kind} weights)."
     for note in weights.notes:
         if "moving averages" in note:

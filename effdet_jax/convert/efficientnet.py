@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from effdet_jax.convert.layouts import (
     pytorch_batch_norm,
     pytorch_conv,
+    pytorch_dense,
     tensorflow_batch_norm,
     tensorflow_conv,
     tensorflow_depthwise,
@@ -95,6 +96,21 @@ def automl_tf2_rules(backbone: str) -> Iterator[Rule]:
                 yield from tensorflow_conv(f"{path}/se/{name}", se, bias=True)
 
 
+def pytorch_classifier(conv: str, norm: str, dense: str) -> Iterator[Rule]:
+    """The classifier by what a PyTorch program calls its three layers."""
+    yield from pytorch_conv("classifier/conv_0", conv)
+    yield from pytorch_batch_norm("classifier/bn_0", norm)
+    yield from pytorch_dense("classifier/predict", dense)
+
+
+def automl_classifier(backbone: str) -> Iterator[Rule]:
+    """The classifier in a TF1 checkpoint."""
+    head = f"{backbone}/head"
+    yield from tensorflow_conv("classifier/conv_0", f"{head}/{_CONV}")
+    yield from tensorflow_batch_norm("classifier/bn_0", f"{head}/{_BN}")
+    yield from tensorflow_conv("classifier/predict", f"{head}/dense", bias=True)
+
+
 def _automl_conv(path: str, layer: str, source: str) -> Iterator[Rule]:
     if layer == "depthwise":
         yield tensorflow_depthwise(f"{path}/depthwise_conv", source)
@@ -131,4 +147,9 @@ NAMES = BackboneNames(
     },
     classifier=r"^(conv_head|bn2|classifier|_conv_head|_bn1|_fc)\.|^efficientnet-\w+/head/",
     widths=telling_widths,
+    classifiers={
+        "timm": lambda backbone: pytorch_classifier("conv_head", "bn2", "classifier"),
+        "efficientnet": automl_classifier,
+        "lukemelas": lambda backbone: pytorch_classifier("_conv_head", "_bn1", "_fc"),
+    },
 )

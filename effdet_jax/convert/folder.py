@@ -63,23 +63,29 @@ def write_folder(
         file.write(_card(spec, class_names, flat, origin, metrics or {}))
 
 
+def read_config(path: str | os.PathLike) -> tuple[ModelSpec, ClassNames]:
+    """What such a folder says of its model.
+
+    Raises:
+      ConversionError: it is broken.
+    """
+    try:
+        with open(os.path.join(path, CONFIG), encoding="utf-8") as file:
+            config = json.load(file)
+        return ModelSpec.from_dict(config["spec"]), ClassNames.from_dict(config["labels"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(
+            f"'{path}/{CONFIG}' describes no model of effdet_jax: {error}"
+        ) from error
+
+
 def read_folder(path: str | os.PathLike) -> tuple[ModelSpec, ClassNames, dict[str, Any]]:
     """Spec, class_names and variables of such a folder.
 
     Raises:
       ConversionError: a file is broken, or its tensors aren't the spec's.
     """
-    try:
-        with open(os.path.join(path, CONFIG), encoding="utf-8") as file:
-            config = json.load(file)
-        spec, class_names = (
-            ModelSpec.from_dict(config["spec"]),
-            ClassNames.from_dict(config["labels"]),
-        )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConversionError(
-            f"'{path}/{CONFIG}' describes no model of effdet_jax: {error}"
-        ) from error
+    spec, class_names = read_config(path)
     try:
         flat = load_file(os.path.join(path, WEIGHTS))
     except (OSError, SafetensorError) as error:
@@ -111,19 +117,18 @@ def _card(
 ) -> str:
     parameters = sum(array.size for name, array in flat.items() if name.startswith("params/"))
     height, width = spec.image_size
-    measured = [
-        f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()
-    ]
-    results = "\n".join(["| metric | value |", "|---|---|", *measured])
+    task, family, paper = "object-detection", "EfficientDet", "1911.09070"
+    if not spec.pyramid_cells:
+        task, family, paper = "image-classification", "EfficientNet", "1905.11946"
     return f"""---
 library_name: {_LIBRARY}
-pipeline_tag: object-detection
-tags: [efficientdet, jax, flax, object-detection]
+pipeline_tag: {task}
+tags: [{family.lower()}, jax, flax, {task}]
 ---
 
 # {spec.name}, {len(class_names)} classes
 
-EfficientDet ([arXiv:1911.09070](https://arxiv.org/abs/1911.09070)) for effdet_jax:
+{family} ([arXiv:{paper}](https://arxiv.org/abs/{paper})) for effdet_jax:
 {parameters:,} parameters, {height}×{width} input, classes: {class_names.preview(12)}.
 
 ```python
@@ -139,5 +144,13 @@ detect = ed.Predictor(model, variables)
 
 ## Results
 
-{results if measured else "None measured with these weights by effdet_jax."}
+{_results(metrics)}
 """
+
+
+def _results(metrics: Mapping[str, float]) -> str:
+    """A table of metrics."""
+    if not metrics:
+        return "None measured with these weights by effdet_jax."
+    rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()]
+    return "\n".join(["| metric | value |", "|---|---|", *rows])

@@ -42,6 +42,12 @@ def tensorflow_conv(path: str, source: str, *, bias: bool = False) -> Iterator[R
         yield Rule(f"params/{path}/bias", (f"{source}/bias",))
 
 
+def pytorch_dense(path: str, source: str) -> Iterator[Rule]:
+    """A dense layer with a bias: [out, in] → [in, out]."""
+    yield Rule(f"params/{path}/kernel", (f"{source}.weight",), axes=(1, 0))
+    yield Rule(f"params/{path}/bias", (f"{source}.bias",))
+
+
 def tensorflow_depthwise(path: str, source: str) -> Rule:
     """A depthwise convolution: [k, k, C, 1] → [k, k, 1, C]."""
     return Rule(f"params/{path}/kernel", (f"{source}/depthwise_kernel",), axes=(0, 1, 3, 2))

@@ -70,6 +70,7 @@ class Weights:
       notes: what was found, chosen and left out on the way, a line each.
       architecture: the network's name in its own program, 'tf_efficientdet_d0', if the file has it.
       spec, class_names, score_threshold: of a detector that was written by this package.
+      classifier: tensors of an ImageNet classifier, which aren't among `tensors`.
       frozen_norms: whether a PyTorch file counts no batches: its normalisations were not trained.
     """
 
@@ -82,6 +83,7 @@ class Weights:
     class_names: ClassNames | None = None
     score_threshold: float | None = None
     frozen_norms: bool = False
+    classifier: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def backbone_only(self) -> bool:
@@ -111,11 +113,13 @@ def read_weights(path: str | os.PathLike, *, raw: bool = False) -> Weights:
     if kind == "torchvision":
         tensors = present_names(tensors)
         about = {"class_names": class_names_of(tensors), "frozen_norms": not counters, **about}
+    network = tensors
     for names in BACKBONES.values():
         if kind in names.rules:
             of_classifier = re.compile(names.classifier).search
-            tensors = _without(tensors, of_classifier, "tensors of the ImageNet classifier", notes)
-    return Weights(path, kind, tensors, tuple(notes), **about)
+            network = _without(network, of_classifier, "tensors of the ImageNet classifier", notes)
+    classifier = {name: array for name, array in tensors.items() if name not in network}
+    return Weights(path, kind, network, tuple(notes), classifier=classifier, **about)
 
 
 def _read(

@@ -60,6 +60,7 @@ class BackboneNames:
       imagenet: kinds that hold such a backbone alone, each with the name, or the end of it after a
         '/', of a tensor that all of the kind and no others have.
       classifier: pattern of an ImageNet classifier's tensors, which no detector has.
+      classifiers: by kind of weights: backbone → a rule per tensor of the classifier.
       widths: backbone → {path of a kernel: its output channels}, enough to tell backbones apart
         whose tensors have the same names.
       symmetric: kinds of `imagenet` whose networks all pad symmetrically, with epsilon 1e-5.
@@ -70,6 +71,9 @@ class BackboneNames:
     imagenet: Mapping[str, str]
     classifier: str
     widths: Callable[[str], Mapping[str, int]]
+    classifiers: Mapping[str, Callable[[str], Iterable[Rule]]] = dataclasses.field(
+        default_factory=dict
+    )
     symmetric: Container[str] = ()
 
 

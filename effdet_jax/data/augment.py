@@ -22,12 +22,11 @@ def flip(settings: AugmentSettings) -> Op:
     """Mirrors left and right, top and bottom, each with its probability."""
 
     def op(sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
-        pixels, boxes = sample.pixels, sample.boxes
         if rng.random() < settings.horizontal_flip:
-            pixels, boxes = transforms.flip_horizontally(pixels, boxes)
+            sample = sample.flip_horizontally()
         if rng.random() < settings.vertical_flip:
-            pixels, boxes = transforms.flip_vertically(pixels, boxes)
-        return dataclasses.replace(sample.with_pixels(pixels), boxes=boxes)
+            sample = sample.flip_vertically()
+        return sample
 
     return op
 
@@ -40,6 +39,16 @@ def scale_jitter(settings: AugmentSettings) -> Op:
         position = (rng.random(), rng.random())
         size = settings.image_size
         return sample.letterbox(transforms.jitter(sample.content, size, scale, position))
+
+    return op
+
+
+def random_crop(settings: AugmentSettings) -> Op:
+    """A random part of the image fills the canvas, as classifiers are trained."""
+
+    def op(sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        area, size = settings.crop_area, settings.image_size
+        return sample.letterbox(transforms.random_crop(sample.content, size, area, rng))
 
     return op
 
@@ -59,6 +68,7 @@ def colour(settings: AugmentSettings) -> Op:
 AUGMENTATIONS: dict[str, Callable[[AugmentSettings], Op]] = {
     "flip": flip,
     "scale_jitter": scale_jitter,
+    "random_crop": random_crop,
     "colour": colour,
 }
 
@@ -99,7 +109,7 @@ class Augment:
         for op in self._ops:
             sample = op(sample, rng, draw)
         if sample.image.shape[:2] != size:
-            sample = sample.letterbox(transforms.fit(sample.content, size))
+            sample = sample.letterbox(transforms.place(sample.content, size, self._settings.crop))
         boxes, inside = transforms.cut_boxes(sample.boxes, size)
         return dataclasses.replace(sample, boxes=boxes[inside], labels=sample.labels[inside])
 

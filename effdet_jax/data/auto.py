@@ -6,6 +6,7 @@ from typing import Any
 
 from effdet_jax.data.coco import find_coco
 from effdet_jax.data.example import Source
+from effdet_jax.data.mask_folder import find_masks
 from effdet_jax.data.splits import Find, Read, open_split
 from effdet_jax.data.tables import find_tables
 from effdet_jax.data.tfds import open_tfds
@@ -18,6 +19,7 @@ FINDS: dict[str, Find] = {
     "voc": find_voc,
     "yolo": find_yolo,
     "csv": find_tables,
+    "masks": find_masks,
 }
 
 

@@ -112,7 +112,7 @@ def check_training(source: Source, *, tolerate: bool):
         if not tolerate:
             raise stopped(getattr(source, "name", "training data"), report)
     absent = [name for name, boxes in report.classes.items() if not (boxes or is_unused(name))]
-    if absent:
+    if absent and report.boxes:
         shown = ", ".join(absent[:8]) + (", …" if len(absent) > 8 else "")
         report.notes.append(f"classes without a box, which can't be learned: {shown}")
 

@@ -294,7 +294,8 @@ def _annotation(
     if area is not None and (number(area) is None or number(area) < 0):
         report.drop("area that is no number of pixels (the box's is taken)", f"{where}: {area!r}")
         area = None
-    return Annotation(box, label, named, bool(crowd), area and number(area))
+    outline = row.get("segmentation")
+    return Annotation(box, label, named, bool(crowd), area and number(area), outline)
 
 
 def _outline(segmentation: Any) -> list[float]:

@@ -52,12 +52,15 @@ class Example:
       truth: boxes and labels in pixels of `image`.
       dropped: boxes left out as this record was read (not those the source's report has counted).
       error: why the image couldn't be read, '' if it could; `image` is black then.
+      mask: [H, W] uint8 of a source that was opened with masks: 0 is background, 1 + class index, and
+        `classes.IGNORED_PIXEL`; else None.
     """
 
     image: np.ndarray
     truth: GroundTruth
     dropped: int = 0
     error: str = ""
+    mask: np.ndarray | None = None
 
 
 @runtime_checkable

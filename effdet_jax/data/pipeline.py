@@ -15,9 +15,10 @@ import grain
 import numpy as np
 from absl import flags
 
+from effdet_jax.classes import IGNORED_PIXEL
 from effdet_jax.data import transforms
 from effdet_jax.data.augment import Augment
-from effdet_jax.data.example import Source, unreadable
+from effdet_jax.data.example import DataError, Example, Source, unreadable
 from effdet_jax.data.sample import AugmentSettings, Sample, create_sample
 from effdet_jax.ops.anchors import IGNORED_LEVEL, feature_size
 
@@ -34,6 +35,7 @@ def train_batches(
     batch_size: int,
     max_boxes: int,
     repeats: np.ndarray | None = None,
+    masks: bool = False,
     seed: int = 0,
     start_step: int = 0,
     process_index: int = 0,
@@ -52,18 +54,20 @@ def train_batches(
       valid: [b] bool, False for an image that couldn't be read.
       index: [b] int64 index into the source, for messages.
       dropped: [b] int32 boxes that were bad or beyond `max_boxes`.
+      masks: [b, H, W] uint8, see `example.Example`, if asked for.
 
     Args:
       augment: the network's image size, and how images are augmented.
       batch_size: of all processes together.
       max_boxes: slots; of an image with more boxes each epoch trains others, chosen at random.
       repeats: [len(source)] how often an epoch has each image on average; once each, if not given.
+      masks: whether rows have masks; the source is one that was opened with them.
       workers: processes that decode and augment; 0 does it in `threads` threads.
     """
     rows = batch_size // process_count
     dataset = (
         _order(source, seed, repeats)
-        .random_map(_Prepare(source, augment, max_boxes))
+        .random_map(_Prepare(source, augment, max_boxes, masks))
         .batch(rows)  # Of this process's rows: it has every `process_count`-th of these.
         .slice(slice(process_index, None, process_count))
         .slice(slice(start_step, None))
@@ -76,7 +80,9 @@ def eval_batches(
     *,
     image_size: tuple[int, int],
     batch_size: int,
+    crop: float = 0.0,
     max_boxes: int = 0,
+    masks: bool = False,
     other_sizes: tuple[tuple[int, int], ...] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -84,7 +90,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled up with rows whose index is -1.
 
-    Rows hold image, content, boxes, labels, ignored, valid and index as in training, and
+    Rows hold image, content, boxes, labels, ignored, valid, index and masks as in training, and
       scale: [b] float32 original pixels per input pixel.
       size: [b, 2] float32 (height, width) of the original image.
       scaled: for each of `other_sizes` the image, content, scale and size at that size; without
@@ -92,6 +98,7 @@ def eval_batches(
     All processes get the same number of batches.
 
     Args:
+      crop: see `transforms.place`.
       max_boxes: slots for ground truth; of an image with more boxes the first ones are taken.
       other_sizes: of the network input, at which the images are wanted, too.
     """
@@ -99,7 +106,7 @@ def eval_batches(
     batches = -(-len(source) // batch_size)
     dataset = (
         grain.MapDataset.range(batches * batch_size)
-        .map(_PrepareForEvaluation(source, image_size, max_boxes, other_sizes))
+        .map(_PrepareForEvaluation(source, image_size, crop, max_boxes, masks, other_sizes))
         .batch(rows)
         .slice(slice(process_index, None, process_count))
     )
@@ -135,8 +142,8 @@ class _Repeat(grain.transforms.MapWithIndex):
 class _Prepare(grain.transforms.RandomMap):
     """Index → augmented training element."""
 
-    def __init__(self, source: Source, augment: AugmentSettings, max_boxes: int):
-        self._source, self._max_boxes = source, max_boxes
+    def __init__(self, source: Source, augment: AugmentSettings, max_boxes: int, masks: bool):
+        self._source, self._max_boxes, self._masks = source, max_boxes, masks
         self._augment = Augment(augment)
 
     def random_map(self, index: int, rng: np.random.Generator) -> Batch:
@@ -148,6 +155,7 @@ class _Prepare(grain.transforms.RandomMap):
             chosen = np.sort(rng.permutation(chosen)[: self._max_boxes])
         return {
             **_as_arrays(sample, chosen, self._max_boxes),
+            **_mask_array(sample, example, self._masks),
             "valid": np.bool_(not example.error),
             "index": np.int64(index),
             "dropped": np.int32(example.dropped + len(sample.boxes) - len(chosen)),
@@ -161,11 +169,13 @@ class _PrepareForEvaluation(grain.transforms.Map):
         self,
         source: Source,
         image_size: tuple[int, int],
+        crop: float,
         max_boxes: int,
+        masks: bool,
         other_sizes: tuple[tuple[int, int], ...],
     ):
-        self._source, self._size, self._max_boxes = source, tuple(image_size), max_boxes
-        self._other_sizes = other_sizes
+        self._source, self._size, self._crop = source, tuple(image_size), crop
+        self._max_boxes, self._masks, self._other_sizes = max_boxes, masks, other_sizes
 
     def map(self, index: int) -> Batch:
         if index < len(self._source):
@@ -173,11 +183,12 @@ class _PrepareForEvaluation(grain.transforms.Map):
         else:
             example, index = unreadable("", (1, 1), "padding"), -1
         size = example.image.shape[:2]
-        sample = create_sample(example).letterbox(transforms.fit(size, self._size))
+        sample = create_sample(example).letterbox(transforms.place(size, self._size, self._crop))
         chosen = np.arange(min(len(sample.boxes), self._max_boxes))
         others = [transforms.network_input(example.image, size) for size in self._other_sizes]
         return {
             **_as_arrays(sample, chosen, self._max_boxes),
+            **_mask_array(sample, example, self._masks),
             "scale": np.float32(transforms.image_scale(size, self._size)),
             "size": np.array(size, np.float32),
             "valid": np.bool_(not example.error),
@@ -200,6 +211,24 @@ def _as_arrays(sample: Sample, chosen: np.ndarray, max_boxes: int) -> Batch:
         "labels": labels,
         "ignored": touched_cells(left_out, sample.image.shape[:2]),
     }
+
+
+def _mask_array(sample: Sample, example: Example, masks: bool) -> Batch:
+    """The mask of a sample on the network's canvas, if masks are asked for.
+
+    Raises:
+      DataError: there is none, though the image can be read.
+    """
+    if not masks:
+        return {}
+    if sample.mask is not None:
+        return {"masks": sample.mask}
+    if not example.error:
+        raise DataError(
+            f"image {example.truth.image_id} comes without a mask: an augmentation has left it out, "
+            "or the data has none"
+        )
+    return {"masks": np.full(sample.image.shape[:2], IGNORED_PIXEL, np.uint8)}
 
 
 def touched_cells(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

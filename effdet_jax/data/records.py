@@ -39,6 +39,7 @@ class Annotation(NamedTuple):
       where: its id and its values as they stand in the file, for messages.
       crowd: left out of training and ignored by COCO's evaluation.
       area: of the object, square pixels; None takes the box's.
+      segmentation: its outline as COCO writes it, polygons or RLE; None if it isn't known.
     """
 
     box: Sequence[float] | None
@@ -46,6 +47,7 @@ class Annotation(NamedTuple):
     where: str
     crowd: bool = False
     area: float | None = None
+    segmentation: Any = None
 
 
 class Record(NamedTuple):
@@ -56,12 +58,14 @@ class Record(NamedTuple):
       file_name: relative to the images folder; another spelling of it is found (`data.locate`).
       size: (height, width), pixels; None if the data set doesn't say: the file does then.
       annotations: its boxes.
+      mask: makes its mask, see `data.masks`; None for that of the annotations' outlines.
     """
 
     image_id: int | str
     file_name: str
     size: tuple[int, int] | None
     annotations: Sequence[Annotation]
+    mask: Any = None
 
 
 class RecordSource:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from effdet_jax.classes import ClassNames
+from effdet_jax.classes import IGNORED_PIXEL, ClassNames
 from effdet_jax.data.example import DataError, Example, GroundTruth, Source
 
 
@@ -36,13 +36,18 @@ class _Relabelled:
         self._source, self.class_names, self.report = source, class_names, source.report
         index_of = class_names.index_of_name()
         self._labels = np.array([index_of.get(name, -1) for name in source.class_names.names])
+        self._pixels = np.arange(IGNORED_PIXEL + 1, dtype=np.uint8)  # A class is 1 + its index.
+        self._pixels[1 : 1 + len(self._labels)] = np.where(
+            self._labels < 0, IGNORED_PIXEL, 1 + self._labels
+        )[: IGNORED_PIXEL - 1]
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
-        return dataclasses.replace(example, truth=self._relabel(example.truth))
+        mask = None if example.mask is None else self._pixels[example.mask]
+        return dataclasses.replace(example, truth=self._relabel(example.truth), mask=mask)
 
     def describe(self, index: int) -> str:
         return self._source.describe(index)

@@ -7,6 +7,8 @@ from effdet_jax.data.auto import open_auto
 from effdet_jax.data.check import check_training
 from effdet_jax.data.coco import open_coco
 from effdet_jax.data.example import DataError, Source
+from effdet_jax.data.folders import open_folders
+from effdet_jax.data.mask_folder import open_masks
 from effdet_jax.data.synthetic import open_shapes
 from effdet_jax.data.tables import open_tables
 from effdet_jax.data.tfds import open_tfds
@@ -16,14 +18,17 @@ from effdet_jax.data.yolo import open_yolo
 # name → (split, options) → source, None where the data has no such split; a new kind of data is a
 # file and a line here.
 #   split: 'train' or 'val'.
-#   options: the values below `config.data`: dir, train_json, strict, ….
+#   options: the values below `config.data`: dir, train_json, strict, …, and `needs`, what examples
+#     must have: 'boxes', 'masks', or both.
 SOURCES: dict[str, Callable[[str, Mapping[str, Any]], Source | None]] = {
     "auto": open_auto,
     "coco": open_coco,
     "voc": open_voc,
     "yolo": open_yolo,
     "csv": open_tables,
+    "masks": open_masks,
     "tfds": open_tfds,
+    "folders": open_folders,
     "shapes": open_shapes,
 }
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError, DataReport
 from effdet_jax.data.locate import list_files
+from effdet_jax.data.masks import MaskedSource
 from effdet_jax.data.records import Record, RecordSource, check_options
 
 # Words that name a split, whatever digits follow: 'train2017', 'instances_Train', 'valid'.
@@ -88,7 +89,7 @@ def open_split(find: Find, split: str, options: Mapping[str, Any]) -> RecordSour
       find: of one format, or of all.
       split: 'train', 'val', or 'test'.
       options: the values below `config.data`: `dir`, `train_json`, `val_json`, `train_images`,
-        `val_images`, `val_fraction`, and those of `check_options`.
+        `val_images`, `val_fraction`, those of `check_options`, and `needs`, see `source.SOURCES`.
 
     Raises:
       DataError: nothing is found, or it can't be used.
@@ -166,13 +167,15 @@ def _checked(parsed: Parsed, split: str, note: str, options: Mapping[str, Any]) 
     report.notes.insert(0, f"{parsed.kind} {parsed.path}, images in {parsed.images}")
     if note:
         report.notes.insert(1, note)
-    return RecordSource(
+    needs = options.get("needs", ("boxes",))
+    create = MaskedSource if "masks" in needs else RecordSource
+    return create(
         parsed.records,
         parsed.class_names,
         parsed.images,
         name=parsed.path,
         report=report,
-        needs_boxes=split == "train",
+        needs_boxes=split == "train" and "boxes" in needs,
         **check_options(options),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from effdet_jax.classes import ClassNames
+from effdet_jax.classes import BACKGROUND, IGNORED_PIXEL, ClassNames
 from effdet_jax.data.example import DataReport, Example, GroundTruth, make_truth
 
 NAMES = ("circle", "rectangle", "triangle", "star", "ring", "cross")
@@ -26,11 +26,22 @@ class Shapes:
       length: scenes that count as an epoch, or all of them if `endless` is False.
       seed: different seeds give different scenes.
       endless: whether indices beyond `length` give new scenes (training) or none (evaluation).
+      masks: whether examples have masks; shapes without a label are ignored there.
+      most: shapes in a scene.
     """
 
-    def __init__(self, size: tuple[int, int], length: int, *, seed: int = 0, endless: bool = False):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        length: int,
+        *,
+        seed: int = 0,
+        endless: bool = False,
+        masks: bool = False,
+        most: int = 8,
+    ):
         self.size, self.seed, self.endless = tuple(size), seed, endless
-        self._length = length
+        self._length, self._masks, self._most = length, masks, most
         self.class_names = ClassNames.from_names(NAMES)
         self.report = DataReport()
         self.report.images = length
@@ -45,7 +56,7 @@ class Shapes:
         _draw_clutter(rng, image)
         owner = np.full(self.size, -1, np.int32)  # Which object a pixel shows.
         classes, drawn_pixels = [], []
-        for number in range(rng.integers(1, 9)):
+        for number in range(rng.integers(1, self._most + 1)):
             label = int(rng.integers(len(NAMES)))
             mask = _shape_mask(rng, self.size, NAMES[label])
             _paint(rng, image, mask)
@@ -54,15 +65,18 @@ class Shapes:
             drawn_pixels.append(int(mask.sum()))
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
         image += rng.normal(0, rng.uniform(2, 8), image.shape).astype(np.float32)
-        rows = []
+        rows, values = [], np.full(len(classes) + 1, IGNORED_PIXEL, np.uint8)
+        values[-1] = BACKGROUND
         for number, (label, drawn) in enumerate(zip(classes, drawn_pixels)):
             seen_y, seen_x = np.nonzero(owner == number)
             if len(seen_y) < max(VISIBLE_PIXELS, VISIBLE_SHARE * drawn):
                 continue
             box = (seen_y.min(), seen_x.min(), seen_y.max() + 1, seen_x.max() + 1)
             rows.append(([float(side) for side in box], label, False, float(len(seen_y))))
+            values[number] = 1 + label
         truth = make_truth(index, self.size, rows)
-        return Example(np.clip(image, 0, 255).astype(np.uint8), truth)
+        mask = values[owner] if self._masks else None
+        return Example(np.clip(image, 0, 255).astype(np.uint8), truth, mask=mask)
 
     def describe(self, index: int) -> str:
         return f"shapes scene {index}"
@@ -75,7 +89,8 @@ def open_shapes(split: str, options: Mapping[str, Any]) -> Shapes:
     """Scenes of a split, an entry of `data.source.SOURCES`: endless for training, else counted.
 
     Args:
-      options: `shapes_size` (side of a scene, pixels), `shapes_train` and `shapes_val` (scenes).
+      options: `shapes_size` (side of a scene, pixels), `shapes_train` and `shapes_val` (scenes), and
+        `needs`.
     """
     side = options["shapes_size"]
     # Scenes of the two splits never meet: their seeds differ.
@@ -84,6 +99,8 @@ def open_shapes(split: str, options: Mapping[str, Any]) -> Shapes:
         options[f"shapes_{split}"],
         seed=int(split == "val"),
         endless=split == "train",
+        masks="masks" in options.get("needs", ()),
+        most=options["shapes_most"],
     )
 
 

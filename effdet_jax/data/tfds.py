@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read without TensorFlow: any set with `image` and `objects{bbox, label}`."""
+"""TensorFlow Datasets, read without TensorFlow: `image` with `objects{bbox, label}`, or a `label`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError, DataReport, Example, GroundTruth, unreadable
+from effdet_jax.data.folders import UNREAD, whole_image
 from effdet_jax.data.images import Intensity, decode_image
 
 
@@ -42,15 +43,7 @@ class TfdsSource:
                 "file_format='array_record'; give its folder (…/name/config/version) as "
                 "--config.data.dir"
             ) from error
-        features = builder.info.features
-        try:
-            label = features["objects"]["label"]
-            features["objects"]["bbox"], features["image"]
-        except KeyError as error:
-            raise DataError(
-                f"TFDS data {self.where} is no detection set: it needs 'image' and 'objects' with "
-                f"'bbox' and 'label', it has {', '.join(features)}"
-            ) from error
+        label = self._label(builder.info.features)
         names = list(label.names or [f"class {index}" for index in range(label.num_classes)])
         self.class_names = ClassNames.from_names(names)
         # TFDS numbers COCO's 80 classes without gaps; `ClassNames` may have 90.
@@ -58,9 +51,26 @@ class TfdsSource:
         self._index_of_label = np.array([index_of_name[name] for name in names], np.int32)
         self.report = DataReport()
         self.report.images = len(self._records)
-        self.report.notes.append("boxes of TFDS records are checked as they are read")
+        if self._has_boxes:
+            self.report.notes.append("boxes of TFDS records are checked as they are read")
         if not len(self._records):
             raise DataError(f"TFDS data {self.where} has no images")
+
+    def _label(self, features: Any) -> Any:
+        """The feature of the class: each object's, or, for sets to classify, the image's."""
+        self._has_boxes = "objects" in features
+        try:
+            features["image"]
+            if not self._has_boxes:
+                return features["label"]
+            features["objects"]["bbox"]
+            return features["objects"]["label"]
+        except KeyError as error:
+            raise DataError(
+                f"TFDS data {self.where} is no detection set: it needs 'image' and 'objects' with "
+                "'bbox' and 'label', or 'image' and 'label' to classify; it has "
+                f"{', '.join(features)}"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._records)
@@ -72,6 +82,8 @@ class TfdsSource:
             image = decode_image(record["image"], intensity=self.intensity)
         except DataError as error:
             return unreadable(identity, (1, 1), str(error))
+        if not self._has_boxes:
+            return Example(image, self._whole(record, index, image.shape[:2]))
         truth = self._truth(record, identity, image.shape[:2])
         return Example(image, truth, dropped=len(record["objects"]["bbox"]) - len(truth.boxes))
 
@@ -79,7 +91,13 @@ class TfdsSource:
         return f"image {_identity(self._records[index], index)} of TFDS {self.where}"
 
     def ground_truth(self) -> Iterator[GroundTruth]:
-        return (self[index].truth for index in range(len(self)))
+        if self._has_boxes:
+            return (self[index].truth for index in range(len(self)))
+        return (self._whole(self._records[index], index, UNREAD) for index in range(len(self)))
+
+    def _whole(self, record: dict[str, Any], index: int, size: tuple[int, int]) -> GroundTruth:
+        label = int(self._index_of_label[int(record["label"])])
+        return whole_image(_identity(record, index), size, label)
 
     def _truth(self, record: dict[str, Any], identity, size: tuple[int, int]) -> GroundTruth:
         objects = record["objects"]

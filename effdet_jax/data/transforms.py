@@ -9,6 +9,8 @@ import dataclasses
 import cv2
 import numpy as np
 
+from effdet_jax.classes import IGNORED_PIXEL
+
 cv2.setNumThreads(0)  # One thread per pipeline thread; OpenCV's own would fight over the cores.
 
 
@@ -33,6 +35,55 @@ class Placement:
 def fit(image_size: tuple[int, int], output: tuple[int, int]) -> Placement:
     """Placement of evaluation: the largest that fits, aspect kept, at the top left corner."""
     return Placement(_scaled_size(image_size, output), (0, 0), output)
+
+
+def place(image_size: tuple[int, int], output: tuple[int, int], crop: float = 0.0) -> Placement:
+    """Placement of evaluation: `fit`, or the middle of the image.
+
+    Args:
+      crop: share of the largest centred rectangle of the canvas's aspect that fills the canvas; 0
+        fits all of the image.
+    """
+    if not crop:
+        return fit(image_size, output)
+    scale = max(side / full for full, side in zip(image_size, output)) / crop
+    scaled = tuple(max(side, round(full * scale)) for full, side in zip(image_size, output))
+    offset = tuple((full - side) // 2 for full, side in zip(scaled, output))
+    return Placement(scaled, offset, output)
+
+
+def random_crop(
+    image_size: tuple[int, int],
+    output: tuple[int, int],
+    least_area: float,
+    rng: np.random.Generator,
+) -> Placement:
+    """A random part of the image that fills the canvas, as EfficientNet's training takes it.
+
+    Its area is uniform in [least_area, 1] of the image's, its aspect in [3/4, 4/3] of the canvas's;
+    after ten parts that would reach out of the image it is the centre.
+
+    Args:
+      least_area: share of the image's area.
+    """
+    height, width = image_size
+    for _ in range(10):
+        area = rng.uniform(least_area, 1) * height * width
+        aspect = rng.uniform(3 / 4, 4 / 3) * output[1] / output[0]
+        rows, columns = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < rows <= height and 0 < columns <= width:
+            break
+    else:
+        return place(image_size, output, crop=1.0)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    scales = (output[0] / rows, output[1] / columns)
+    # At least as large as the canvas needs, whatever is rounded.
+    offset = tuple(int(start * scale) for start, scale in zip((top, left), scales))
+    scaled = tuple(
+        max(round(full * scale), start + side)
+        for full, scale, start, side in zip(image_size, scales, offset, output)
+    )
+    return Placement(scaled, offset, output)
 
 
 def jitter(
@@ -94,12 +145,15 @@ def letterbox(image: np.ndarray, placement: Placement) -> tuple[np.ndarray, tupl
     return canvas, image.shape[:2]
 
 
-def network_input(image: np.ndarray, output: tuple[int, int]) -> dict[str, np.ndarray]:
-    """What detecting takes of an image, with `fit`, but for the axis of a batch.
+def network_input(
+    image: np.ndarray, output: tuple[int, int], crop: float = 0.0
+) -> dict[str, np.ndarray]:
+    """What a model takes of an image, but for the axis of a batch.
 
     Args:
       image: [H, W, 3] uint8.
       output: (height, width) of the canvas.
+      crop: see `place`.
 
     Returns:
       image: [h, w, 3] uint8, the canvas.
@@ -108,13 +162,44 @@ def network_input(image: np.ndarray, output: tuple[int, int]) -> dict[str, np.nd
       size: [2] float32 (height, width) of the original image.
     """
     size = image.shape[:2]
-    canvas, content = letterbox(image, fit(size, output))
+    canvas, content = letterbox(image, place(size, output, crop))
     return {
         "image": canvas,
         "content": np.array(content, np.int32),
         "scale": np.float32(image_scale(size, output)),
         "size": np.array(size, np.float32),
     }
+
+
+def letterbox_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
+    """The canvas with a mask on it: each pixel is that of the mask under its middle, no mixture.
+
+    Args:
+      mask: [H, W] uint8.
+
+    Returns:
+      [h, w] uint8, `classes.IGNORED_PIXEL` at the bottom and right of the covered part.
+    """
+    mask = resize_mask(mask, placement.scaled)
+    top, left = placement.offset
+    bottom, right = (start + side for start, side in zip(placement.offset, placement.output))
+    mask = mask[top:bottom, left:right]
+    canvas = np.full(placement.output, IGNORED_PIXEL, np.uint8)
+    canvas[: mask.shape[0], : mask.shape[1]] = mask
+    return canvas
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W] at another (height, width), without mixing values."""
+    if mask.shape == tuple(size):
+        return mask
+    return cv2.resize(mask, tuple(size)[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def mask_from_canvas(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A network's mask in the image's own (height, width): back from the placement of `fit`."""
+    height, width = fit(size, mask.shape).scaled
+    return resize_mask(np.ascontiguousarray(mask[:height, :width]), size)
 
 
 def letterbox_boxes(

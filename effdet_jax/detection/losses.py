@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
+from effdet_jax.classes import IGNORED_PIXEL
 from effdet_jax.detection.heads import Outputs
 from effdet_jax.detection.targets import IGNORE, Targets
 from effdet_jax.ops import boxes as box_ops
@@ -46,6 +47,32 @@ def focal_loss(
     if class_weights is not None:
         weight *= jnp.asarray(class_weights, logits.dtype)
     return jnp.where((labels != IGNORE)[..., None], weight * cross_entropy, 0.0)
+
+
+def pixel_cross_entropy(
+    logits: Float[Array, "*N K"],
+    masks: Integer[Array, "*N"],
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> Float[Array, "*N"]:
+    """Softmax cross-entropy of every pixel; 0 where it is `classes.IGNORED_PIXEL`.
+
+    Args:
+      logits: [..., K] of background and classes, any float dtype; computed in float32.
+      masks: [...] index of the true one.
+      label_smoothing: share of the truth that is spread over all K.
+      class_weights: K factors of the pixels' losses, by their true class.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(np.promote_types(logits.dtype, jnp.float32)))
+    counts = masks != IGNORED_PIXEL
+    index = jnp.where(counts, masks, 0).astype(jnp.int32)
+    loss = -jnp.take_along_axis(log_p, index[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_p, axis=-1)
+    if class_weights is not None:
+        loss *= jnp.asarray(class_weights, loss.dtype)[index]
+    return jnp.where(counts, loss, 0.0)
 
 
 def huber_loss(

@@ -10,14 +10,27 @@ from typing import Any, Protocol, runtime_checkable
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from effdet_jax.detection.classification import Classification
 from effdet_jax.detection.retina import Retina
+from effdet_jax.detection.retina_segment import RetinaSegment
 from effdet_jax.detection.retinanet import RetinaNet, TorchvisionRetinaNet
+from effdet_jax.detection.segment import Segment
 from effdet_jax.spec import ModelSpec
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """Heads, targets, loss and decoding that belong together."""
+    """Heads, targets, loss and decoding that belong together.
+
+    Attributes:
+      measures: what is measured of `decode`'s predictions, one of `evaluation.loop.SCORERS`.
+      needs: what the data must have, 'boxes' or 'masks' or both; see `data.source.SOURCES`.
+      class_layer: path of the layer whose outputs end with the classes, () for none.
+    """
+
+    measures: str
+    needs: tuple[str, ...]
+    class_layer: tuple[str, ...]
 
     def heads(self, *, dtype: DTypeLike, remat: bool) -> Mapping[str, nn.Module]:
         """Modules by the field of the outputs that each fills.
@@ -42,7 +55,11 @@ class Objective(Protocol):
         """
 
     def decode(self, outputs: Any, **options: Any) -> Any:
-        """`detection.postprocess.Detections` in pixels of the network's input."""
+        """`detection.postprocess.Detections` in pixels of the network's input.
+
+        Or another pytree, images first in every leaf, that `measures` knows, with its method
+        `to_image(scale, size)`.
+        """
 
     def candidates(self, outputs: Any) -> Mapping[str, Any]:
         """What `decode` chooses from, for a program that chooses itself: boxes and scores of all.
@@ -70,7 +87,20 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "retina": Retina,
     "retinanet": RetinaNet,
     "torchvision": TorchvisionRetinaNet,
+    "segment": Segment,
+    "retina+segment": RetinaSegment,
+    "classification": Classification,
 }
+
+
+def needs(name: str) -> tuple[str, ...]:
+    """What the data must have for an entry of `OBJECTIVES`, before there is a spec: 'boxes', 'masks'.
+
+    Args:
+      name: '' is a spec's default.
+    """
+    entry = OBJECTIVES.get(name or ModelSpec.objective)
+    return getattr(entry, "needs", ("boxes",))
 
 
 def create_objective(spec: ModelSpec, loss: Mapping[str, Any] | None = None) -> Objective:

@@ -35,6 +35,22 @@ class Detections:
     def __getitem__(self, index) -> "Detections":
         return jax.tree.map(lambda array: array[index], self)
 
+    def parts(self) -> dict[str, np.ndarray]:
+        """What was found on one image, as `inference.result.Result.of` takes it; no padding."""
+        real = np.asarray(self.valid)
+        found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        return {name: np.asarray(array)[real] for name, array in found.items()}
+
+    def to_image(self, scale: Float[Array, " B"], size: Float[Array, "B 2"]) -> "Detections":
+        """Boxes of a batch from network pixels to pixels of the original images, clipped to them.
+
+        Args:
+          scale: original pixels per network pixel.
+          size: (height, width) of the original images.
+        """
+        boxes = box_ops.clip(self.boxes * scale[:, None, None], size[:, None])
+        return self.replace(boxes=boxes)
+
 
 def detect(
     outputs: Outputs,
@@ -120,17 +136,3 @@ def _flatten(levels: Mapping[int, Array]) -> list[Float[Array, "B _ D"]]:
         level.reshape(level.shape[0], -1, level.shape[-1]).astype(jnp.float32)
         for level in levels.values()
     ]
-
-
-def to_image(
-    detections: Detections, scale: Float[Array, " B"], size: Float[Array, "B 2"]
-) -> Detections:
-    """Boxes from network pixels to pixels of the original images, clipped to them.
-
-    Args:
-      detections: of a batch.
-      scale: original pixels per network pixel.
-      size: (height, width) of the original images.
-    """
-    boxes = box_ops.clip(detections.boxes * scale[:, None, None], size[:, None])
-    return detections.replace(boxes=boxes)

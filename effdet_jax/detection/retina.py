@@ -17,6 +17,7 @@ from effdet_jax.detection.heads import CLASS_BIAS, Head, Outputs
 from effdet_jax.detection.losses import detection_loss
 from effdet_jax.detection.postprocess import Detections, candidates, detect
 from effdet_jax.detection.targets import Targets, assign
+from effdet_jax.layers.convolution import kernel_path
 from effdet_jax.spec import ModelSpec
 
 
@@ -31,10 +32,16 @@ class Retina:
       head_options: further attributes of both `heads.Head`s.
     """
 
+    measures: ClassVar = "boxes"
+    needs: ClassVar = ("boxes",)
     head_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, spec: ModelSpec, **loss: Any):
         self.spec, self._loss = spec, loss
+
+    @property
+    def class_layer(self) -> tuple[str, ...]:
+        return ("class_head", *kernel_path(self.spec.conv, "predict").split("/"))
 
     @functools.cached_property
     def anchors(self) -> dict[int, Float[np.ndarray, "_ _ A 4"]]:

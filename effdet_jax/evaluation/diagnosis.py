@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from effdet_jax.data.example import Source, coco_dataset
+from effdet_jax.evaluation.boxes import LOW_AP, BoxEvaluation
 from effdet_jax.evaluation.coco import CocoMetrics, evaluate_coco
-from effdet_jax.evaluation.loop import Evaluation
 
-LOW_AP = 0.01
 NUM_TRAIN_IMAGES = 200  # To be evaluated on, evenly over the training data.
 FEW_STEPS = 300
 LEAST_SCORE = 1e-3
@@ -48,16 +47,11 @@ class Circumstances:
     anchors: Sequence[str] = ()
 
 
-def needs_diagnosis(ap: float, best_ap: float = 0.0) -> bool:
-    """Whether an AP is next to nothing, or below half of the best one so far."""
-    return ap < LOW_AP or ap < best_ap / 2
-
-
 def diagnose(
-    result: Evaluation,
+    result: BoxEvaluation,
     source: Source,
     known: Circumstances = Circumstances(),
-    train: Evaluation | None = None,
+    train: BoxEvaluation | None = None,
 ) -> list[str]:
     """The block to print: what was looked at, then a line per finding that holds.
 
@@ -135,7 +129,7 @@ def without_classes(
     return evaluate_coco(one, [{**row, "category_id": 1} for row in results])
 
 
-def _of_ground_truth(dataset: Mapping[str, Any], result: Evaluation) -> list[str]:
+def _of_ground_truth(dataset: Mapping[str, Any], result: BoxEvaluation) -> list[str]:
     """All crowd, no area, classes that don't meet, images that can't be read."""
     rows, lines = dataset["annotations"], []
     counting = [row for row in rows if not row["iscrowd"] and row["area"] > 0]
@@ -245,7 +239,7 @@ def _of_divergence(known: Circumstances) -> list[str]:
     ]
 
 
-def _of_training(metrics: CocoMetrics, train: Evaluation) -> list[str]:
+def _of_training(metrics: CocoMetrics, train: BoxEvaluation) -> list[str]:
     """Whether it learned what it was shown."""
     own, val = train.metrics.summary["AP"], metrics.summary["AP"]
     if own < LOW_AP:

@@ -40,6 +40,13 @@ LETTERBOX = {
 }
 
 
+CROP = {
+    "resize": "bilinear, by scale = max(H / height, W / width) / spec.crop",
+    "place": "the middle, which fills `image`",
+    "boxes_back": "a class is of the whole image",
+}
+
+
 def create_function(
     model: Detector, variables: Mapping[str, Any], *, method: str = "hard", **options: Any
 ) -> Function:
@@ -83,7 +90,7 @@ def describe(model: Detector, *, method: str, **options: Any) -> dict[str, Any]:
         "class_names": names.to_dict() if names else None,
         "inputs": INPUTS,
         "outputs": CANDIDATES if method == NO_NMS else DETECTIONS,
-        "letterbox": LETTERBOX,
+        "letterbox": CROP if model.spec.crop else LETTERBOX,
         "detection": {"nms": method, **({} if method == NO_NMS else options)},
         "dtype": np.dtype(model.dtype).name,
         "versions": {

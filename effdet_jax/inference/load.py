@@ -1,5 +1,6 @@
-"""`load`: a detector from any file or folder that holds one."""
+"""`load`: a detector, or a classifier, from any file or folder that holds one."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -10,14 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from effdet_jax.checkpoint import THRESHOLD, is_checkpoint, restore_model
+from effdet_jax.checkpoint import THRESHOLD, find_checkpoint, is_checkpoint, restore_model
 from effdet_jax.classes import ClassNames
 from effdet_jax.convert.backbones import names_of
+from effdet_jax.convert.classifiers import classifier_variables, read_model
 from effdet_jax.convert.detectors import backbone_variables, detector_variables, guess_spec
-from effdet_jax.convert.folder import folder_notes, is_folder, read_folder
+from effdet_jax.convert.folder import folder_notes, is_folder, read_config, read_folder
 from effdet_jax.convert.readers import Weights, read_weights
 from effdet_jax.convert.rules import ConversionError
 from effdet_jax.model.detector import Detector
+from effdet_jax.spec import ModelSpec
 
 HUB = "hf://"
 _PACKAGED = (".pth", ".pt", ".safetensors")
@@ -28,7 +31,8 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
 
     Args:
       path: a workdir (its best checkpoint), a folder that `effdet_jax.convert` wrote, weights of
-        PyTorch effdet or google/automl (`.safetensors`, `.pth`, a TensorFlow checkpoint, …), or
+        PyTorch effdet or google/automl (`.safetensors`, `.pth`, a TensorFlow checkpoint, …), an
+        ImageNet classifier of timm, lukemelas or google/automl, a package's name as below, or
         'hf://owner/name' on the Hugging Face hub (needs `pip install 'effdet_jax[hub]'`).
       dtype: of the computation; if not given, that of the run's own evaluations, float32 for
         what is no run.
@@ -47,10 +51,10 @@ def load(path: str | os.PathLike, *, dtype: DTypeLike | None = None) -> tuple[De
         return restore_model(path, dtype=dtype)
     else:
         weights = read_weights(path)
-        spec = guess_spec(weights)
+        spec, variables = read_model(weights)
         class_names = weights.class_names or ClassNames.numbered(spec.num_classes)
-        variables = detector_variables(weights, spec)
-        threshold = weights.score_threshold
+        # Of a classifier all predictions are worth showing.
+        threshold = weights.score_threshold if spec.pyramid_cells else 0.0
     dtype = jnp.float32 if dtype is None else dtype
     model = Detector(spec, class_names, dtype, score_threshold=threshold)
     return model, jax.device_put(variables)
@@ -63,14 +67,21 @@ def initial_kind(path: str) -> str:
       CheckpointError, ConversionError: there are none.
     """
     path = _local(path)
-    if is_folder(path) or is_checkpoint(path):
-        return "detector"
+    if is_folder(path):
+        return _kind(read_config(path)[0])
+    if is_checkpoint(path):
+        with contextlib.closing(find_checkpoint(path)) as checkpoints:
+            return _kind(checkpoints.metadata().spec)
     return "backbone" if read_weights(path).backbone_only else "detector"
 
 
 # What a detector's tensors tell of it; where the model to start differs, they serve in part.
 _TOLD = ("num_classes", "redundant_bias", "image_size", "max_level")
 _TOLD += ("pyramid", "pyramid_cells", "fusion", "laterals", "pooling", "conv")
+
+
+def _kind(spec: ModelSpec) -> str:
+    return "detector" if spec.pyramid_cells else "backbone"
 
 
 def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames | None]:
@@ -96,6 +107,8 @@ def read_initial_variables(path: str, model: Detector) -> tuple[Any, ClassNames 
         print(f"init       {note}")
     if weights.backbone_only:
         _say_padding(model, weights)
+        if weights.classifier and not model.spec.pyramid_cells:
+            return classifier_variables(weights, model.spec), None
         return backbone_variables(weights, model.spec), None
     found = guess_spec(weights, among=(model.spec.name,))
     _say_padding(model, weights, found.padding, found.backbone_epsilon)

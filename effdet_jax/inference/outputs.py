@@ -12,6 +12,7 @@ from typing import Any
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.files import DestinationError, put_in_place
+from effdet_jax.inference.render import save_mask
 from effdet_jax.inference.result import Result
 
 ROWS, WRITTEN = "detections.jsonl", "written_by_predict.txt"
@@ -170,7 +171,7 @@ class Outputs:
     """
 
     def __init__(self, folder: OutputFolder, kind: str, class_names: ClassNames):
-        self._folder = folder
+        self._folder, self._masks_begun = folder, False
         self._path = folder.claim(ROWS)
         with writing(self._path), open(self._path, "w", encoding="utf-8"):
             pass  # An earlier run's are gone.
@@ -182,19 +183,34 @@ class Outputs:
     def __exit__(self, *_):
         print(f"wrote {self._format.close()}")
 
-    def add(self, result: Result, name: str = "", **when: float):
+    def add(self, result: Result, name: str = "", mask: str = "", **when: float):
         """Writes what was found on an image, or on a frame of a video.
 
         Args:
           result: of an image with a path.
           name: of the file that the format writes for this image alone, if it is one of those.
+          mask: name of the file for its mask, if it has one; '' writes none.
           **when: of a frame, `frame` (from 0) and `seconds`.
         """
         height, width = result.image_size
         line = {"file_name": result.path, "width": width, "height": height, **when}
+        if result.mask is not None and mask:
+            self._write_mask(result, mask)
+            line["mask"] = mask
         with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | {"detections": _coco_rows(result, when)}) + "\n")
         self._format.add(result, name, when)
+
+    def _write_mask(self, result: Result, name: str):
+        """The mask as a PNG of its values in the colours of pictures, and what they mean."""
+        classes = os.path.join(os.path.dirname(name), "classes.txt")
+        if not self._masks_begun:
+            with writing(path := self._folder.claim(classes)), open(path, "w", **_TEXT) as file:
+                named = enumerate(result.class_names.of_masks)
+                file.writelines(f"{value} {' '.join(word.split())}\n" for value, word in named)
+            self._masks_begun = True
+        with writing(path := self._folder.claim(name)):
+            save_mask(result.mask, path)
 
 
 def _coco_rows(result: Result, when: Mapping[str, float]) -> list[dict[str, Any]]:

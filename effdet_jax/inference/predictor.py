@@ -16,7 +16,7 @@ from effdet_jax.data.example import DataError
 from effdet_jax.data.images import convert_image, read_image
 from effdet_jax.data.transforms import network_input
 from effdet_jax.detection.objective import create_objective
-from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect, to_image
+from effdet_jax.detection.postprocess import NMS_METHODS, Detections, detect
 from effdet_jax.inference.fold_batch_norm import fold_batch_norm
 from effdet_jax.inference.result import Result
 from effdet_jax.inference.tta import TTA, create_tta_detect
@@ -57,7 +57,7 @@ def create_inference(
     def run(variables, batch):
         outputs = model.apply(variables, model.preprocess(batch))
         found = objective.decode(outputs, **options)
-        return to_image(found, batch["scale"], batch["size"]), outputs
+        return found.to_image(batch["scale"], batch["size"]), outputs
 
     return run
 
@@ -168,15 +168,17 @@ class Predictor:
     def _batch(self, images: np.ndarray | Sequence[np.ndarray], size: int) -> Detections:
         """Detections of at most `size` images, run as `size`."""
         filled = [*images, *[images[-1]] * (size - len(images))]
-        batch = _stacked(filled, self.model.spec.image_size)
+        batch = _stacked(filled, self.model.spec.image_size, self.model.spec.crop)
         if self._sizes:
             batch["scaled"] = tuple(_stacked(filled, target) for target in self._sizes)
         return jax.device_get(self._compiled(self._variables, batch))[: len(images)]
 
 
-def _stacked(images: Sequence[np.ndarray], target: tuple[int, int]) -> dict[str, Any]:
+def _stacked(
+    images: Sequence[np.ndarray], target: tuple[int, int], crop: float = 0.0
+) -> dict[str, Any]:
     """A batch of images at a size (height, width) of the network's input."""
-    inputs = [network_input(image, target) for image in images]
+    inputs = [network_input(image, target, crop) for image in images]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *inputs)
 
 

@@ -13,6 +13,7 @@ from effdet_jax.detection.postprocess import Detections
 # Distinct on photographs and for most colour-blind eyes (Okabe & Ito's palette, brightened).
 COLOURS = ("#ffb000", "#56b4e9", "#00d68f", "#f0e442", "#4c8dff", "#ff6f3c", "#e58fc0", "#ffffff")
 _GROUND = 220  # Opacity of the ground behind a name, of 255.
+_TINT = 0.5  # Opacity of a mask.
 
 
 def render(
@@ -90,6 +91,29 @@ def draw_boxes(
     return np.asarray(canvas)
 
 
+def draw_mask(image: np.ndarray, mask: np.ndarray, class_names: ClassNames) -> np.ndarray:
+    """A copy of `image` with each class of a mask in its colour, and their names in a corner.
+
+    Args:
+      image: [H, W, 3] uint8 RGB.
+      mask: [H, W] uint8: 0 is background, 1 + class index; other values are left as they are.
+      class_names: for the names.
+    """
+    canvas = np.array(image)
+    present = [value for value in np.unique(mask).tolist() if 0 < value <= len(class_names)]
+    for value in present:
+        colour = ImageColor.getrgb(COLOURS[(value - 1) % len(COLOURS)])
+        pixels = mask == value
+        canvas[pixels] = (1 - _TINT) * canvas[pixels] + _TINT * np.array(colour)
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    pen = _Pen(ImageFont.load_default(size=max(9, round(6 + min(picture.size) / 50))), picture.size)
+    for row, value in enumerate(present):
+        colour = ImageColor.getrgb(COLOURS[(value - 1) % len(COLOURS)])
+        pen.write(draw, *pen.line(class_names.names[value - 1], row), colour)
+    return np.asarray(picture)
+
+
 def _frames(boxes: np.ndarray) -> np.ndarray:
     """[n, 4] (left, top, right, bottom), the first and last pixels of boxes yxyx, which are half-open."""
     top, left, bottom, right = np.asarray(boxes, np.float64).reshape(-1, 4).T
@@ -138,6 +162,11 @@ class _Pen:
             hidden += line * _shared(places, sides).sum(axis=1)
         return places[np.argmin(hidden)]
 
+    def line(self, name: str, row: int) -> tuple[str, np.ndarray]:
+        """A name in row `row` of a list in the top left corner, and its place."""
+        text, top = self.fit(name, ""), row * self._line
+        return text, np.array([0, top, self._text_width(text), top + self._line])
+
     def write(
         self, draw: ImageDraw.ImageDraw, text: str, place: np.ndarray, colour: tuple[int, ...]
     ):
@@ -170,3 +199,11 @@ def grid(images: Sequence[np.ndarray]) -> np.ndarray:
         cell.thumbnail((width, height))
         canvas[top : top + cell.height, left : left + cell.width] = np.asarray(cell)
     return canvas
+
+
+def save_mask(mask: np.ndarray, path: str):
+    """Writes a mask [H, W] uint8 as a PNG of its values; a palette shows them in colours."""
+    picture = Image.fromarray(mask)
+    palette = [(0, 0, 0)] + [ImageColor.getrgb(COLOURS[n % len(COLOURS)]) for n in range(255)]
+    picture.putpalette([channel for colour in palette for channel in colour])
+    picture.save(path)

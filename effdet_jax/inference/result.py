@@ -11,10 +11,10 @@ from PIL import Image
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import DataError
 from effdet_jax.data.images import Intensity, read_image
-from effdet_jax.detection.postprocess import Detections
+from effdet_jax.data.transforms import mask_from_canvas
 from effdet_jax.errors import UserError
 from effdet_jax.files import DestinationError
-from effdet_jax.inference.render import draw_boxes
+from effdet_jax.inference.render import draw_boxes, draw_mask
 
 JPEG_QUALITY = 92
 
@@ -54,6 +54,8 @@ class Result:
       path: of the image's file, None if it was given in memory.
       image: [H, W, 3] uint8 RGB, None if it was given as a path: the file is read again to draw.
       intensity: with which a file is read, see `data.images.decode_image`.
+      mask: [H, W] uint8, what every pixel shows: 0 is background, 1 + class index; None of a model
+        that finds boxes alone.
     """
 
     boxes: np.ndarray
@@ -64,13 +66,20 @@ class Result:
     path: str | None = None
     image: np.ndarray | None = None
     intensity: Intensity = ()
+    mask: np.ndarray | None = None
 
     @classmethod
-    def of(cls, found: Detections, class_names: ClassNames, size: tuple[int, int]) -> "Result":
-        """The real ones among the padded detections of one image."""
-        real = np.asarray(found.valid)
-        arrays = (np.asarray(array)[real] for array in (found.boxes, found.scores, found.labels))
-        return cls(*arrays, class_names=class_names, image_size=size)
+    def of(cls, found: Any, class_names: ClassNames, size: tuple[int, int]) -> "Result":
+        """What an objective decoded of one image of that (height, width).
+
+        Args:
+          found: `postprocess.Detections`, or another with its method `parts`.
+        """
+        parts = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32)}
+        parts |= {"labels": np.zeros(0, np.int32), **found.parts()}
+        if (pixels := parts.pop("pixels", None)) is not None:
+            parts["mask"] = mask_from_canvas(pixels, size)
+        return cls(**parts, class_names=class_names, image_size=size)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -181,14 +190,33 @@ class Result:
             data={"class_name": np.array(self.names, str)},
         )
 
-    def draw(self) -> np.ndarray:
-        """[H, W, 3] uint8: a copy of the image with boxes, names and scores on it.
+    def summary(self) -> str:
+        """'3 detections', or of a mask the share of pixels that each of its classes has."""
+        if self.mask is None:
+            return f"{len(self)} detections"
+        names, counts = self.class_names.of_masks, np.bincount(self.mask.reshape(-1))
+        shown = [
+            f"{names[value]} {counts[value] / self.mask.size:.1%}"
+            for value in np.argsort(-counts, kind="stable").tolist()
+            if counts[value]
+        ]
+        return ", ".join([*([f"{len(self)} detections"] if len(self) else []), *shown])
+
+    def draw(self, *, least_side: int = 0) -> np.ndarray:
+        """[H, W, 3] uint8: a copy of the image with boxes, names and scores, or its mask, on it.
+
+        Args:
+          least_side: see `render.draw_boxes`.
 
         Raises:
           DataError: the image's file can't be read any more.
         """
         image = read_image(self.path, self.intensity) if self.image is None else self.image
-        return draw_boxes(image, self.boxes, self.labels, self.class_names, self.scores)
+        if self.mask is not None:
+            image = draw_mask(image, self.mask, self.class_names)
+        return draw_boxes(
+            image, self.boxes, self.labels, self.class_names, self.scores, least_side=least_side
+        )
 
     def save(self, path: str | os.PathLike):
         """Draws the picture and writes it; the folder is made if need be.

@@ -22,6 +22,7 @@ class Tally:
       detections: their number.
       frames: of videos.
       broken: paths of what can't be read.
+      masks: whether masks were found.
       interrupted: whether Ctrl-C ended the run.
     """
 
@@ -30,6 +31,7 @@ class Tally:
     detections: int = 0
     frames: int = 0
     broken: list[str] = dataclasses.field(default_factory=list)
+    masks: bool = False
     interrupted: bool = False
 
     def add(self, path: str, result: Result, shown: Result, frames: int = 0):
@@ -38,11 +40,13 @@ class Tally:
         self.best_scores[path] = max(best, self.best_scores.get(path, 0.0))
         self.detections += len(shown)
         self.frames += frames
+        self.masks |= result.mask is not None
 
     def line(self, path: str, shown: Result) -> str:
         """The line to print of an image."""
-        but = "" if len(shown) else f"; the best score was {self.best_scores[path]:.2g}"
-        return f"{path}: {len(shown)} detections{but}"
+        found = len(shown) or shown.mask is not None
+        but = "" if found else f"; the best score was {self.best_scores[path]:.2g}"
+        return f"{path}: {shown.summary()}{but}"
 
     def lines(self, planned: int, skipped: Sequence[str], output: str) -> list[str]:
         """The end of a run: what was done and what wasn't."""
@@ -60,7 +64,7 @@ class Tally:
                 f"stopped by Ctrl-C at {done} of {planned} files; what was found on them is in "
                 f"'{output}'"
             )
-        if done and not self.detections:
+        if done and not self.detections and not self.masks:
             lines.append(_nothing_found(self.best_scores, self.score_threshold))
         return lines
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from effdet_jax.detection.objective import create_objective
-from effdet_jax.detection.postprocess import Detections, to_image
+from effdet_jax.detection.postprocess import Detections
 from effdet_jax.errors import UserError
 from effdet_jax.model.detector import Detector
 from effdet_jax.ops import boxes as box_ops
@@ -141,7 +141,15 @@ def create_tta_detect(
       max_detections: of each view, and of all together.
       iou_threshold: of hard NMS, in each view and over all.
       **options: other keywords of `postprocess.detect`, for each view.
+
+    Raises:
+      TTAError: the model finds no boxes, or not only boxes.
     """
+    if create_objective(model.spec).measures != "boxes":
+        raise TTAError(
+            f"views of an image are joined by their boxes, and the objective '{model.spec.objective}' "
+            "predicts other things: leave --tta out"
+        )
     shared = {"max_detections": max_detections, "iou_threshold": iou_threshold, **options}
     specs = [dataclasses.replace(model.spec, image_size=size) for size in tta.sizes(model.spec)]
     models = [model, *(model.clone(spec=spec) for spec in specs)]
@@ -185,7 +193,7 @@ def _create_view(model: Detector, flip: bool, **options: Any) -> Callable[..., A
             second = jnp.arange(2 * count) % 2 == 1
             found = found.replace(boxes=jnp.where(second[:, None, None], mirrored, found.boxes))
             outputs = jax.tree.map(lambda array: array[::2], outputs)
-        found = to_image(found, batch["scale"], batch["size"])
+        found = found.to_image(batch["scale"], batch["size"])
         return jax.tree.map(lambda array: _per_image(array, count), found), outputs
 
     return view

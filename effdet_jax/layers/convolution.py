@@ -12,7 +12,12 @@ from jaxtyping import Array, Float
 
 from effdet_jax.layers.initializers import KernelInit, conv_kernel_init, glorot_uniform
 from effdet_jax.layers.layer import Layer
-from effdet_jax.ops.convolution import dense_conv, depthwise_conv, pointwise_conv
+from effdet_jax.ops.convolution import (
+    dense_conv,
+    depthwise_conv,
+    pointwise_conv,
+    transposed_conv,
+)
 
 CONVOLUTIONS = ("separable", "dense")  # What `create_conv` makes.
 
@@ -114,6 +119,37 @@ class SeparableConv(Layer):
 
     def rest(self, y: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
         return self.pointwise(y)
+
+
+class TransposedConv(Layer):
+    """3×3 transposed convolution of stride 2, to twice the size.
+
+    Attributes:
+      features: output channels.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the `[3, 3, in, out]` kernel.
+      dtype: of the computation.
+    """
+
+    features: int
+    use_bias: bool = False
+    kernel_init: KernelInit = glorot_uniform
+    dtype: DTypeLike = jnp.float32
+    decayed: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    @nn.compact
+    def first(self, channels: int) -> tuple[Callable[..., Array], Sequence[Array]]:
+        shape = (3, 3, channels, self.features)
+        weights = [self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)]
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            weights.append(bias.astype(self.dtype))
+        return _transposed, weights
+
+
+def _transposed(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    y = transposed_conv(x.astype(kernel.dtype), kernel)
+    return y if bias is None else y + bias
 
 
 def create_conv(kind: str, features: int, **attributes: Any) -> Layer:

@@ -73,6 +73,12 @@ hundredth_normal = KernelInit(
     lambda rng, shape: rng.standard_normal(shape, np.float32),
     lambda shape: 0.01,
 )
+# A classifier's dense layer [C, K]: uniform in ±1 / √K.
+dense_uniform = KernelInit(
+    glorot_uniform.by_jax,
+    glorot_uniform.by_numpy,
+    lambda shape: math.sqrt(1 / (3 * shape[-1])),
+)
 # Heads: normal cut at two deviations, variance 1 / fan_in after the cut.
 truncated_lecun_normal = KernelInit(
     lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype) / _TRUNCATED,

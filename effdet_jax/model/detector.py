@@ -1,4 +1,7 @@
-"""The detector: backbone → pyramid → heads. `BACKBONES` and `NECKS` are in this file."""
+"""The detector: backbone → pyramid → heads. `BACKBONES` and `NECKS` are in this file.
+
+A classifier is one without a pyramid.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -162,7 +165,8 @@ class Detector(nn.Module):
         def run(module: nn.Module, x: Any) -> Any:
             return call(module, x, train=train, remat=self.remat == "full")
 
-        features = run(pyramid, run(backbone, split_rows(images)))
+        features = run(backbone, split_rows(images))
+        features = run(pyramid, features) if spec.pyramid_cells else features
         return objective.outputs(**{field: run(head, features) for field, head in heads.items()})
 
     def preprocess(self, batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:

@@ -44,7 +44,7 @@ def anchor_boxes(
         for octave in range(octaves)
         for wide, high in aspects
     ]
-    height_factor, width_factor = np.array(factors).T  # [A], [A]
+    height_factor, width_factor = np.array(factors).reshape(-1, 2).T  # [A], [A]
     anchors = {}
     for level in levels:
         rows, columns = feature_size(image_size, level)

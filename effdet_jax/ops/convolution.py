@@ -4,11 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from effdet_jax.distributed.rows import split_rows
 from effdet_jax.kernels import convolution as kernels
 from effdet_jax.kernels.platform import by_platform
+from effdet_jax.kernels.transpose import transposed_conv as transposed_conv_on_cpu
 from effdet_jax.ops.resample import window_padding
 
 
@@ -64,6 +66,19 @@ def depthwise_conv(
         # jax's own derivative: the loop over taps would gather the rows.
         split_cpu=lambda x, kernel: kernels.sum_of_slices(x, kernel[:, :, 0], stride, edges),
         default=lambda x, kernel: kernels.convolve(x, kernel, stride, edges, groups=x.shape[-1]),
+    )
+    return split_rows(y)
+
+
+def transposed_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+) -> Float[Array, "B h w D"]:
+    """3×3 transposed convolution of stride 2 to twice the size, as Flax's `nn.ConvTranspose`."""
+    y = by_platform(
+        x,
+        kernel,
+        cpu=transposed_conv_on_cpu,
+        default=lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME"),
     )
     return split_rows(y)
 

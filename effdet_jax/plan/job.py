@@ -91,6 +91,8 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
         "ignored": ((images, *feature_size(image_size, IGNORED_LEVEL)), jnp.bool_),
         "valid": ((images,), jnp.bool_),
     }
+    if "masks" in experiment.objective.needs:
+        shapes["masks"] = ((images, *image_size), jnp.uint8)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, name))
         for name, (shape, dtype) in shapes.items()

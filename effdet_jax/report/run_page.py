@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from effdet_jax.data.example import Source
-from effdet_jax.evaluation.loop import Evaluation
+from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.inference.render import grid
 from effdet_jax.report import sections
 from effdet_jax.report.data_page import split_section
@@ -28,7 +28,8 @@ _BATCH_SIDE = 1000  # Of the picture of the training batch, pixels.
 class RunPage:
     """Writes the page of a run anew at each evaluation.
 
-    A page that can't be written never ends a training: a warning says what went wrong.
+    It is about boxes: where an evaluation measures none, nothing is written. A page that can't be
+    written never ends a training: a warning says what went wrong.
 
     Args:
       path: of the page.
@@ -73,7 +74,7 @@ class RunPage:
           {'best': [H, W, 3] uint8, 'worst': …, 'random': …}, the pairs of images that it shows; none
           if it failed before they were drawn.
         """
-        if jax.process_index():
+        if jax.process_index() or result.analysis is None:
             return {}
         shown: list[Pair] = []
         try:

@@ -2,14 +2,18 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from effdet_jax.checkpoint import Checkpoints
+from effdet_jax.config import ConfigError
+
 # The criterion's name → the metric of an evaluation.
 CRITERIA = {"AP": "eval/AP", "AP50": "eval/AP50", "AR": "eval/AR100"}
+CRITERIA |= {"mIoU": "eval/mIoU", "top1": "eval/top1", "top5": "eval/top5"}
 
 
 class Best:
@@ -35,10 +39,9 @@ class Best:
         self._key, self.criterion, self.patience = CRITERIA[criterion], criterion, patience
         self.metrics, self.step, self._since = dict(metrics or {}), step, since
 
-    @property
-    def ap(self) -> float:
-        """AP of the best evaluation, -1 before the first."""
-        return self.metrics.get("eval/AP", -1.0)
+    def value(self, name: str) -> float:
+        """A metric of the best evaluation by its name, 'AP'; -1 before the first."""
+        return self.metrics.get(f"eval/{name}", -1.0)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the evaluation after `step` is the best so far."""
@@ -68,16 +71,49 @@ class Best:
         )
 
 
-def evaluations_after(path: str, best_step: int, last_step: int) -> int:
+def choose_criterion(asked: str, known: Sequence[str], objective: str) -> str:
+    """What the best checkpoint is best by; the first of the `known` unless another is asked for.
+
+    Raises:
+      ConfigError: the objective, by its name, doesn't measure it.
+    """
+    if asked and asked not in known:
+        raise ConfigError(
+            f"--config.eval.criterion={asked!r} isn't one of {', '.join(map(repr, known))}, which "
+            f"are measured with the objective '{objective}'"
+        )
+    return asked or known[0]
+
+
+def earlier_best(
+    checkpoints: Checkpoints, metrics_path: str, last_step: int, criterion: str, patience: int
+) -> Best:
+    """The best evaluation of a run so far, from its best checkpoint.
+
+    Args:
+      checkpoints: of the best.
+      metrics_path: the run's `metrics.jsonl`.
+      last_step: steps done.
+      criterion, patience: see `Best`.
+    """
+    if checkpoints.latest_step is None:
+        since = evaluations_after(metrics_path, 0, last_step, criterion)
+        return Best(criterion, patience, since=since)
+    saved = checkpoints.metadata()
+    since = evaluations_after(metrics_path, saved.step, last_step, criterion)
+    return Best(criterion, patience, metrics=saved.metrics, step=saved.step, since=since)
+
+
+def evaluations_after(path: str, best_step: int, last_step: int, criterion: str = "AP") -> int:
     """Evaluations in a `metrics.jsonl` after `best_step` and up to `last_step`.
 
     Of several processes the first one reads, and the others hear of it.
     """
-    count = 0
+    count, key = 0, CRITERIA[criterion]
     if jax.process_index() == 0 and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.endswith("\n")]
-        count = sum("eval/AP" in row and best_step < row["step"] <= last_step for row in rows)
+        count = sum(key in row and best_step < row["step"] <= last_step for row in rows)
     if jax.process_count() == 1:
         return count
     return int(multihost_utils.broadcast_one_to_all(np.int32(count)))

@@ -9,6 +9,7 @@ from effdet_jax.config import ConfigError
 from effdet_jax.data.example import Source
 from effdet_jax.data.statistics import USUAL_SLOTS, Statistics, class_weights, create_statistics
 from effdet_jax.detection.anchor_fit import AnchorFit, fit_anchors
+from effdet_jax.detection.objective import needs
 from effdet_jax.spec import ModelSpec
 
 FEW_BOXES = 10  # Of a class; fewer are too few to learn from.
@@ -71,8 +72,9 @@ class DataFit:
             raise ConfigError(f"config.loss.class_weights: {error}") from error
 
     def fit_anchors(self, spec: ModelSpec) -> AnchorFit | None:
-        """How the boxes and a spec's anchors go together; None where there are no boxes."""
-        if self.source is None:
+        """How the boxes and a spec's anchors go together; None where either has none."""
+        anchored = spec.anchors_per_cell and "boxes" in needs(spec.objective)
+        if self.source is None or not anchored:
             return None
         if spec not in self._fits:
             boxes, labels = self.statistics.on_canvas(spec.image_size)

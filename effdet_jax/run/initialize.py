@@ -15,8 +15,8 @@ from effdet_jax.checkpoint import (
     merge_variables,
 )
 from effdet_jax.classes import ClassNames
+from effdet_jax.detection.objective import create_objective
 from effdet_jax.inference.load import read_initial_variables
-from effdet_jax.layers.convolution import kernel_path
 from effdet_jax.model.detector import Detector
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.training.state import TrainState, abstract_state, create_state
@@ -53,7 +53,7 @@ def keep_class_rows(
     Args:
       class_names: of `given`.
     """
-    head = ("params", "class_head", *kernel_path(model.spec.conv, "predict").split("/"))
+    head = ("params", *create_objective(model.spec).class_layer)
     flat, fresh_flat = (traverse_util.flatten_dict(dict(tree)) for tree in (given, fresh))
     paths = [(*head, "kernel"), (*head, "bias")]
     known = class_names and model.class_names and class_names.names != model.class_names.names

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("cosine", "stepwise", "polynomial", "constant")
-OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "stepwise", "exponential", "polynomial", "constant")
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
+
+# RMSProp as EfficientNet was trained: the decay of the mean squares, and what is added to them.
+RMS_DECAY, RMS_EPSILON = 0.9, 1e-3
 
 
 def learning_rate_schedule(
@@ -16,6 +19,8 @@ def learning_rate_schedule(
     warmup_steps: int,
     total_steps: int,
     drop_steps: tuple[int, int] = (0, 0),
+    decay_steps: float = 0.0,
+    decay_rate: float = 0.97,
     power: float = 0.9,
 ) -> optax.Schedule:
     """Step → learning rate: a linear warm-up, then one of `SCHEDULES`.
@@ -28,6 +33,8 @@ def learning_rate_schedule(
       peak: after the warm-up, for the batch size in use.
       warmup_init: at step 0.
       drop_steps: where 'stepwise' goes to a tenth and to a hundredth.
+      decay_steps, decay_rate: 'exponential' is multiplied by the rate once in so many steps, which
+        may be a fraction.
       power: of 'polynomial'.
 
     Raises:
@@ -46,6 +53,11 @@ def learning_rate_schedule(
 
     elif name == "stepwise":
         after = optax.piecewise_constant_schedule(peak, {step: 0.1 for step in drop_steps})
+    elif name == "exponential":
+
+        def after(step):
+            return peak * decay_rate ** jnp.floor(step / max(decay_steps, 1.0))
+
     else:
 
         def after(step):  # optax's polynomial is not a number at its last step: 0⁻ to a power.
@@ -71,7 +83,10 @@ def create_optimizer(
 
     'sgd' is the reference: L2 on kernels joins the gradient, each tensor's gradient is clipped to
     `clip_norm`, then all of them together; momentum without Nesterov. 'adamw' clips the same way
-    and decays kernels apart from the gradient (arXiv:1711.05101).
+    and decays kernels apart from the gradient (arXiv:1711.05101). 'rmsprop' is EfficientNet's, of
+    TensorFlow 1: L2 joins the gradient, mean squares start at 1 and have ε within the root, then
+    momentum. There the rate goes into the momentum, here it multiplies it, which is the same but for
+    some ten steps after the rate has changed.
 
     Args:
       decayed: a tree like the parameters, True for what weight decay touches.
@@ -87,6 +102,9 @@ def create_optimizer(
         return optax.chain(decay, *clip, optax.trace(momentum))
     if name == "adamw":
         return optax.chain(*clip, optax.scale_by_adam(b1=momentum), decay)
+    if name == "rmsprop":
+        rms = optax.scale_by_rms(RMS_DECAY, RMS_EPSILON, initial_scale=1.0, eps_in_sqrt=True)
+        return optax.chain(decay, *clip, rms, optax.trace(momentum))
     raise ValueError(f"optimizer '{name}' is unknown; there are {', '.join(OPTIMIZERS)}")
 
 

@@ -138,7 +138,7 @@ def test_colour_leaves_the_padding_black_and_the_source_as_it_was(sample, rng):
 
 def test_an_unknown_op_lists_the_known_ones():
     with pytest.raises(
-        AugmentError, match="'mosaik' isn't one of 'flip', 'scale_jitter', 'colour'"
+        AugmentError, match="'mosaik' isn't one of 'flip', 'scale_jitter', 'random_crop', 'colour'"
     ):
         check_ops(("flip", "mosaik"))
     with pytest.raises(AugmentError, match="'mosaik'"):
@@ -180,3 +180,20 @@ def test_a_new_augmentation_is_a_function_and_an_entry(monkeypatch, workers):
     for found, expected in zip(take(3, start_step=3, workers=workers), batches[3:], strict=True):
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_random_crop_has_no_padding_and_takes_the_boxes_along(sample, rng):
+    seen = 0
+    for _ in range(20):
+        cropped = apply(sample, rng, ops=("random_crop",), crop_area=0.5)
+        assert cropped.image.shape == (40, 40, 3) and cropped.content == (40, 40)
+        for top, left, bottom, right in cropped.boxes.round().astype(int):
+            if min(bottom - top, right - left) > 8:
+                seen += 1
+                assert (cropped.image[top + 3 : bottom - 3, left + 3 : right - 3] > 240).all()
+    assert seen > 5
+
+
+def test_without_an_op_for_it_an_image_is_cut_as_evaluation_cuts_it(sample, rng):
+    cut = apply(sample, rng, ops=(), crop=1.0)
+    assert cut.content == (40, 40) and not (cut.image == 0).any()

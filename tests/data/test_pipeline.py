@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from effdet_jax.data.example import DataError
 from effdet_jax.data.pipeline import draw_sample, eval_batches, touched_cells, train_batches
 from effdet_jax.data.sample import AugmentSettings
+from effdet_jax.data.synthetic import Shapes
 from tests.doubles import Numbers, Truths, row
 
 
@@ -227,3 +229,26 @@ def test_of_an_endless_source_any_example_may_be_drawn(rng):
 def test_a_drawn_image_that_cannot_be_read_is_black_and_has_no_boxes(rng):
     sample = draw_sample(Numbers(1, broken=[0]), rng)
     assert not sample.image.any() and len(sample.boxes) == 0
+
+
+def test_evaluation_shows_the_middle_where_the_model_wants_it():
+    (batch,) = eval_batches(Numbers(1), image_size=(32, 32), batch_size=1, crop=1.0, max_boxes=1)
+    assert batch["content"].tolist() == [[32, 32]]
+    # 20×30 is scaled by 1.6 and loses 8 columns at either side.
+    np.testing.assert_allclose(batch["boxes"][0, 0], [3.2, 0.0, 19.2, 12.8], atol=1e-5)
+
+
+def test_batches_have_masks_only_where_they_are_asked_for():
+    settings, options = AugmentSettings((32, 32)), {"batch_size": 2, "max_boxes": 4}
+    source = Shapes((48, 64), 4, masks=True)
+    plain = next(train_batches(Shapes((48, 64), 4), settings, **options))
+    masked = next(train_batches(source, settings, masks=True, **options))
+    assert "masks" not in plain and masked["masks"].shape == (2, 32, 32)
+    for name, array in plain.items():
+        np.testing.assert_array_equal(array, masked[name])
+    for mask, (height, width) in zip(masked["masks"], masked["content"]):
+        assert (mask[height:] == 255).all() and (mask[:, width:] == 255).all()
+    evaluated = list(eval_batches(source, image_size=(32, 32), batch_size=3, masks=True))
+    assert (evaluated[1]["masks"][1:] == 255).all(), "rows that fill up"
+    with pytest.raises(DataError, match="image 0 comes without a mask"):
+        next(eval_batches(Shapes((48, 64), 4), image_size=(32, 32), batch_size=1, masks=True))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -34,3 +36,13 @@ def test_a_few_of_coco_classes_are_matched_to_all():
     names = match_classes(source, COCO).class_names
     assert names.ids[0] == 1 and names.ids[COCO.names.index("dog")] == 7
     assert names.ids[COCO.names.index("train")] == 91  # COCO's own id of it, 7, is taken.
+
+
+def test_pixels_of_masks_are_matched_too():
+    class Masked(Numbers):
+        def __getitem__(self, index):
+            mask = np.array([[0, 1, 2, 255]], np.uint8)
+            return dataclasses.replace(super().__getitem__(index), mask=mask)
+
+    matched = match_classes(Masked(1), ClassNames(("b", "c", "a"), (1, 2, 3)))
+    assert matched[0].mask.tolist() == [[0, 3, 1, 255]]

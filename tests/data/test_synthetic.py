@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 
+from effdet_jax.classes import IGNORED_PIXEL
 from effdet_jax.data import synthetic as shapes
 from effdet_jax.data.synthetic import NAMES, Shapes
 
@@ -50,3 +51,29 @@ def test_boxes_are_exact(monkeypatch):
 
 def test_ground_truth_comes_in_order():
     assert [truth.image_id for truth in Shapes((64, 64), 3).ground_truth()] == [0, 1, 2]
+
+
+def test_scenes_may_show_one_shape_alone():
+    counts = [len(Shapes((64, 64), 20, most=1)[index].truth.labels) for index in range(20)]
+    assert set(counts) <= {0, 1} and sum(counts) > 15
+
+
+def test_masks_show_the_labelled_shapes_and_the_scenes_stay_the_same():
+    plain, source = Shapes((96, 96), 20), Shapes((96, 96), 20, masks=True)
+    ignored = 0
+    for index in range(20):
+        example = source[index]
+        np.testing.assert_array_equal(example.image, plain[index].image)
+        assert plain[index].mask is None and example.mask.shape == (96, 96)
+        shown = set(np.unique(example.mask)) - {0, IGNORED_PIXEL}
+        assert shown == set(example.truth.labels + 1)
+        for label in shown:
+            boxes = example.truth.boxes[example.truth.labels + 1 == label].astype(int)
+            inside = np.zeros((96, 96), bool)
+            for top, left, bottom, right in boxes:
+                inside[top:bottom, left:right] = True
+            assert inside[example.mask == label].all()
+            areas = example.truth.area[example.truth.labels + 1 == label]
+            assert (example.mask == label).sum() == areas.sum()
+        ignored += (example.mask == IGNORED_PIXEL).sum()
+    assert ignored, "shapes without a label are seen somewhere"

@@ -103,3 +103,27 @@ def test_a_set_without_boxes_is_named(tmp_path):
     Pictures(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     with pytest.raises(DataError, match="is no detection set"):
         TfdsSource(str(tmp_path / "pictures" / "1.0.0"), "train")
+
+
+def test_sets_to_classify_have_a_box_around_each_image(tmp_path):
+    class Colours(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["red", "blue"])
+            image = tfds.features.Image(encoding_format="png")
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"image": np.zeros((32, 48, 3), np.uint8), "label": "blue"}
+
+    Colours(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    source = TfdsSource(str(tmp_path / "colours" / "1.0.0"), "train")
+    assert source.class_names.names == ("red", "blue") and source[0].dropped == 0
+    np.testing.assert_array_equal(source[0].truth.boxes, [[0, 0, 32, 48]])
+    (truth,) = source.ground_truth()
+    assert truth.labels.tolist() == source[0].truth.labels.tolist() == [1]

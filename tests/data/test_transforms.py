@@ -143,3 +143,38 @@ def test_what_a_network_needs_of_an_image():
     assert found["image"].shape == (32, 32, 3) and found["content"].tolist() == [21, 32]
     assert found["size"].tolist() == [20, 30] and found["scale"] == pytest.approx(30 / 32)
     assert (found["image"][:21] == 7).all() and not found["image"][21:].any()
+    # Cut to the middle, nothing is padded.
+    cut = transforms.network_input(np.full((20, 30, 3), 7, np.uint8), (32, 32), 1.0)
+    assert cut["content"].tolist() == [32, 32] and (cut["image"] == 7).all()
+
+
+def test_the_middle_of_an_image_fills_the_canvas():
+    # Of 480×640 the largest square is 480; 7/8 of it, 420, becomes 224: all is scaled by 8/15.
+    placement = transforms.place((480, 640), (224, 224), 0.875)
+    assert placement.scaled == (256, 341) and placement.offset == (16, 58)
+    assert transforms.place((480, 640), (256, 256)) == transforms.fit((480, 640), (256, 256))
+    # A canvas of another aspect; and an image too small is scaled up.
+    assert transforms.place((100, 400), (50, 100), 1.0).scaled == (50, 200)
+    assert transforms.place((3, 9), (64, 64), 1.0).scaled == (64, 192)
+
+
+def test_random_crops_fill_the_canvas_with_parts_of_the_image(rng):
+    shares = []
+    for _ in range(200):
+        placement = transforms.random_crop((90, 120), (32, 48), 0.25, rng)
+        ends = [start + side for start, side in zip(placement.offset, placement.output)]
+        assert all(end <= full for end, full in zip(ends, placement.scaled))
+        rows, columns = (
+            full * side / scaled
+            for full, side, scaled in zip((90, 120), placement.output, placement.scaled)
+        )
+        assert 0.73 < columns / rows / 1.5 < 1.37
+        shares.append(rows * columns / (90 * 120))
+    assert 0.24 < min(shares) < 0.35 and 0.8 < max(shares) < 1.02
+
+
+def test_a_crop_that_never_fits_is_the_middle(rng):
+    # All of the area of a strip, in no aspect near a square's.
+    assert transforms.random_crop((10, 400), (32, 32), 1.0, rng) == transforms.place(
+        (10, 400), (32, 32), 1.0
+    )

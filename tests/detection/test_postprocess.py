@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effdet_jax.detection.heads import Outputs
-from effdet_jax.detection.postprocess import Detections, detect, to_image
+from effdet_jax.detection.postprocess import Detections, detect
 from effdet_jax.ops import boxes as box_ops
 from effdet_jax.ops.nms import hard_nms, soft_nms, top_k_pairs
 from effdet_jax.spec import EXACT_ASPECTS, model_spec
@@ -74,7 +74,7 @@ def test_detections_in_image_pixels_equal_pytorch():
     scale = jnp.asarray(recorded["pp_img_scale"])
     found = detect(outputs, ANCHORS, clip_to=size / scale[:, None])
     assert_equals_pytorch(
-        jax.device_get(to_image(found, scale, size)),
+        jax.device_get(found.to_image(scale, size)),
         recorded["pp_detections_scaled"],
         box_tolerance=2e-4,
     )
@@ -185,9 +185,7 @@ def test_unknown_nms_method():
 
 def test_to_image_scales_and_clips():
     boxes = jnp.array([[[-4.0, 2.0, 10.0, 50.0]]])
-    found = to_image(
-        Detections(boxes, jnp.ones((1, 1)), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)),
-        jnp.array([2.0]),
-        jnp.array([[30.0, 60.0]]),
-    )
+    found = Detections(
+        boxes, jnp.ones((1, 1)), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
+    ).to_image(jnp.array([2.0]), jnp.array([[30.0, 60.0]]))
     np.testing.assert_array_equal(found.boxes[0, 0], [0, 4, 20, 60])

@@ -153,7 +153,7 @@ import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from effdet_jax.checkpoint import Checkpoints, Metadata
 from effdet_jax.data.pipeline import eval_batches
-from effdet_jax.data.example import coco_dataset
+from effdet_jax.evaluation.boxes import BoxScorer
 from effdet_jax.evaluation.loop import evaluate
 from effdet_jax.distributed import mesh as sharding
 from effdet_jax.distributed.processes import connected, wait_for_all
@@ -182,9 +182,9 @@ with connected(address, 2, index, 60):
         process_index=index,
         process_count=2,
     )
-    dataset = coco_dataset(source.ground_truth(), source.class_names)
+    scorer = BoxScorer(source)
     place = lambda batch: sharding.place_evaluation_batch(batch, mesh)
-    result = evaluate(jitted(find_the_box, mesh), np.zeros(()), source, batches, place, dataset)
+    result = evaluate(jitted(find_the_box, mesh), np.zeros(()), source, batches, place, scorer)
     assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in (0, 1, 2, 3, 4, 6)]
     assert result.unreadable == ["image 5"]
     assert abs(result.loss["loss/total"] - (0 + 1 + 2 + 3 + 4 + 6) / 6) < 1e-5

@@ -5,15 +5,14 @@ import pytest
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.example import coco_dataset
+from effdet_jax.evaluation.boxes import BoxEvaluation
 from effdet_jax.evaluation.coco import evaluate_coco
 from effdet_jax.evaluation.diagnosis import (
     Circumstances,
     best_overlap,
     diagnose,
-    needs_diagnosis,
     without_classes,
 )
-from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.inference.result import coco_results
 from tests.data.test_subset import Labelled
 
@@ -32,7 +31,8 @@ def evaluation(source, *rows, unreadable=()):
     results = []
     for image, (box, label, score) in enumerate(rows):
         results += row(image, box, label, score)
-    return Evaluation(evaluate_coco(dataset, results), results, list(unreadable), {})
+    metrics = evaluate_coco(dataset, results)
+    return BoxEvaluation(metrics=metrics, results=results, unreadable=list(unreadable))
 
 
 def said(*rows, source=RIGHT, train=None, unreadable=(), **known):
@@ -47,11 +47,6 @@ def one(text):
     """The only finding."""
     assert text.count("\n") == 0, text
     return text
-
-
-def test_when_to_look():
-    assert needs_diagnosis(0.009) and needs_diagnosis(-1.0) and not needs_diagnosis(0.011)
-    assert needs_diagnosis(0.2, best_ap=0.41) and not needs_diagnosis(0.2, best_ap=0.4)
 
 
 def test_nothing_predicted():

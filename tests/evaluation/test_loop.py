@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effdet_jax.data.example import Example, coco_dataset
+from effdet_jax.data.example import Example
 from effdet_jax.data.pipeline import eval_batches
 from effdet_jax.data.subset import Subset
 from effdet_jax.detection.heads import Outputs
@@ -17,14 +17,12 @@ from effdet_jax.distributed.mesh import (
     place_evaluation_batch,
     replicated,
 )
-from effdet_jax.evaluation.coco import CocoMetrics
+from effdet_jax.evaluation.boxes import BoxScorer
 from effdet_jax.evaluation.loop import (
-    Evaluation,
     create_evaluator,
     create_program,
     evaluate,
     mean_loss,
-    most_boxes,
     with_rows,
 )
 from effdet_jax.inference.tta import TTA
@@ -68,7 +66,7 @@ def test_every_image_counts_once_on_any_number_of_devices(devices, length):
         source,
         eval_batches(source, image_size=(64, 64), batch_size=8),
         functools.partial(place_evaluation_batch, mesh=mesh),
-        coco_dataset(source.ground_truth(), source.class_names),
+        BoxScorer(source),
     )
     assert [row["image_id"] for row in result.results] == [f"{n}.png" for n in range(length)]
     assert [round(row["score"] * 255) for row in result.results] == list(range(length))
@@ -83,8 +81,8 @@ def test_broken_images_are_named_and_count_as_missed():
     source = Images(4, broken=(2,))
     batches = eval_batches(source, image_size=(64, 64), batch_size=3)
     detect = jax.jit(with_rows(find_the_box))
-    dataset = coco_dataset(source.ground_truth(), source.class_names)
-    result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch, dataset)
+    scorer = BoxScorer(source)
+    result = evaluate(detect, jnp.zeros(()), source, batches, lambda batch: batch, scorer)
     assert result.unreadable == ["image 2"] and result.metrics.num_images == 4
     assert result.loss == {"loss/total": pytest.approx((0 + 1 + 3) / 3)}
     assert result.first.keys() == {0, 1, 3} and result.first[3].scores[0] == pytest.approx(3 / 255)
@@ -199,12 +197,6 @@ def test_each_batch_counts_by_its_images():
     assert mean_loss(batches) == {"loss/total": 2.0} and mean_loss(batches[2:]) == {}
 
 
-def test_the_most_boxes_are_counted_without_crowds():
-    rows = [("a", 0), ("a", 0), ("a", 1), ("b", 0)]
-    rows = [{"image_id": image, "iscrowd": crowd} for image, crowd in rows]
-    assert most_boxes({"annotations": rows}) == 2 and most_boxes({"annotations": []}) == 0
-
-
 def test_without_boxes_there_is_no_loss():
     model = Undecided(tiny_spec())
     source = Truths([[], [row(0, crowd=True)]])
@@ -213,9 +205,3 @@ def test_without_boxes_there_is_no_loss():
         {}
     )
     assert result.loss == {} and result.score_threshold is None
-
-
-def test_numbers_by_name():
-    metrics = CocoMetrics({"AP": 0.25}, {}, 1, 1)
-    result = Evaluation(metrics, [], [], {}, None, {"loss/total": 2.0})
-    assert result.scalars() == {"eval/AP": 0.25, "eval/loss/total": 2.0}

@@ -6,8 +6,8 @@ import pytest
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.evaluation.analysis import analyse
+from effdet_jax.evaluation.boxes import BoxEvaluation
 from effdet_jax.evaluation.coco import evaluate_coco
-from effdet_jax.evaluation.loop import Evaluation
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.files import DestinationError
 
@@ -33,7 +33,9 @@ def result():
     names = ClassNames(("cat, small", "dog"), (5, 9))
     metrics, analysis = evaluate_coco(DATASET, ROWS), analyse(DATASET, ROWS, names)
     loss = {"loss/total": 0.5, "loss/box": math.nan}
-    return Evaluation(metrics, ROWS, ["image 3"], {}, analysis, loss)
+    return BoxEvaluation(
+        metrics=metrics, results=ROWS, unreadable=["image 3"], analysis=analysis, loss=loss
+    )
 
 
 def test_a_folder_has_results_numbers_and_classes(tmp_path, result):

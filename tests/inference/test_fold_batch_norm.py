@@ -31,8 +31,18 @@ def small(name, **changes):
             redundant_bias=False,
             backbone_epsilon=1e-5,
         ),
+        pytest.param(
+            small(
+                "efficientdet-d0",
+                backbone="efficientnet-tiny",
+                pyramid_cells=1,
+                max_level=5,
+                objective="segment",
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["d0", "lite0", "epsilon"],
+    ids=["d0", "lite0", "epsilon", "masks"],
 )
 def test_a_folded_detector_gives_the_same_without_batch_statistics(model, rng):
     variables = random_variables(model)

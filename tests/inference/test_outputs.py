@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.data.tables import read_rows
@@ -103,3 +105,24 @@ def test_where_nothing_can_be_written(tmp_path):
         OutputFolder(str(tmp_path / "file"), [], [])
     with pytest.raises(DestinationError, match="can't write .*Not a directory"):
         OutputFolder(str(tmp_path / "file" / "below"), [], []).claim("a.jpg")
+
+
+def test_a_mask_is_a_file_of_its_values_and_says_what_they_mean(tmp_path):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[3, 4] = 2
+    masked = dataclasses.replace(result("a.jpg"), mask=mask)
+    folder = OutputFolder(str(tmp_path), [], [])
+    with Outputs(folder, "coco", NAMES) as outputs:
+        outputs.add(masked, mask="masks/a.png")
+        outputs.add(dataclasses.replace(masked, path="b.jpg"), mask="masks/b.png")
+        outputs.add(result("c.jpg"), mask="masks/c.png")
+    assert sorted(one.name for one in (tmp_path / "masks").iterdir()) == [
+        "a.png",
+        "b.png",
+        "classes.txt",
+    ]
+    with Image.open(tmp_path / "masks" / "a.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), mask)
+    assert lines(tmp_path / "masks" / "classes.txt") == ["0 background", "1 猫", "2 two lines"]
+    rows = [json.loads(line) for line in lines(tmp_path / "detections.jsonl")]
+    assert [row.get("mask") for row in rows] == ["masks/a.png", "masks/b.png", None]

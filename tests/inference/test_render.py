@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.detection.postprocess import Detections
-from effdet_jax.inference.render import COLOURS, draw_boxes, grid, render
+from effdet_jax.inference.render import COLOURS, draw_boxes, draw_mask, grid, render, save_mask
 
 LABELS = ClassNames(("cat", "dog"), (5, 9))
 BLACK = np.zeros((120, 160, 3), np.uint8)
@@ -103,3 +103,22 @@ def test_a_grid_holds_every_picture():
     assert canvas.shape == (40, 90, 3)
     assert canvas[10, 45, 0] == 100 and canvas[30, 5, 0] == 0  # 60×10 becomes 30×5 at its top.
     assert canvas[22, 5, 0] == 200 and not canvas[20:, 60:].any()
+
+
+def test_a_mask_tints_its_classes_and_leaves_the_rest():
+    image, mask = np.full((60, 80, 3), 100, np.uint8), np.zeros((60, 80), np.uint8)
+    mask[40:, :20], mask[40:, 60:] = 1, 255
+    drawn = draw_mask(image, mask, ClassNames(("cat", "dog"), (1, 2)))
+    expected = (100 + np.array(ImageColor.getrgb(COLOURS[0]))) // 2
+    assert np.abs(drawn[40:, :20].astype(int) - expected).max() <= 1
+    assert (drawn[40:, 20:] == 100).all() and (drawn[:20, :20] != 100).any(), "its name is there"
+    assert (image == 100).all()
+
+
+def test_a_mask_file_has_its_values(tmp_path):
+    mask = np.array([[0, 1, 254]], np.uint8)
+    save_mask(mask, str(tmp_path / "mask.png"))
+    with Image.open(tmp_path / "mask.png") as saved:
+        assert saved.mode == "P"
+        np.testing.assert_array_equal(np.asarray(saved), mask)
+        assert saved.convert("RGB").getpixel((1, 0)) == ImageColor.getrgb(COLOURS[0])

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import types
 
@@ -8,6 +9,7 @@ from PIL import Image
 import effdet_jax as ed
 from effdet_jax.data.example import DataError
 from effdet_jax.detection.postprocess import Detections
+from effdet_jax.detection.segment import Masks
 from effdet_jax.files import DestinationError
 from effdet_jax.inference.result import MissingPackageError, Result, coco_results
 
@@ -127,3 +129,16 @@ def test_a_file_is_read_again_to_draw_and_never_overwritten(tmp_path):
 def test_a_picture_of_no_known_kind(tmp_path):
     with pytest.raises(DestinationError, match="unknown file extension"):
         result().save(tmp_path / "a.xyz")
+
+
+def test_a_mask_comes_in_the_images_own_size_and_is_drawn():
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[:, 32:] = 2  # The right half; below row 51 is padding.
+    masked = Result.of(Masks(pixels), NAMES, (40, 50))
+    assert masked.mask.shape == (40, 50) and len(masked) == 0
+    assert (masked.mask[:, :25] == 0).all() and (masked.mask[:, 25:] == 2).all()
+    assert masked.summary() == "background 50.0%, dog 50.0%"
+    assert result().summary() == "2 detections" and result().mask is None
+    black = np.zeros((40, 50, 3), np.uint8)
+    drawn = dataclasses.replace(masked, image=black).draw()
+    assert drawn[30:, 25:].all(axis=(0, 1)).any() and not drawn[30:, :25].any()

@@ -127,6 +127,13 @@ def test_what_is_no_list_of_views_is_refused(text, fusion, message):
         TTA.parse(text, fusion)
 
 
+@pytest.mark.parametrize("objective", ["classification", "segment", "retina+segment"])
+def test_views_are_of_boxes_alone(objective):
+    model = WhiteCells(tiny_spec(objective=objective))
+    with pytest.raises(TTAError, match=re.escape(f"objective '{objective}' predicts other things")):
+        create_inference(model, TTA(flip=True))
+
+
 def test_sizes_are_multiples_of_the_largest_stride():
     spec = ed.model_spec("efficientdet-d0", image_size=(384, 512))  # Stride 128.
     views = TTA(True, (0.75, 1.25))  # 288 and 480, 384 and 640.

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_a_page_that_fails_is_a_warning(page, tmp_path, capsys):
     assert f"warning: the report '{tmp_path / 'report.html'}' couldn't be written" in said
     assert "after step 100: JSONDecodeError" in said
     assert not (tmp_path / "report.html").exists()
+
+
+def test_without_boxes_there_is_no_page(page, tmp_path, capsys):
+    nothing = dataclasses.replace(make_evaluation([]), analysis=None)
+    assert page.write(7, nothing) == {} and not (tmp_path / "report.html").exists()
+    assert capsys.readouterr().err == ""
 
 
 def test_only_the_first_process_writes(page, tmp_path, monkeypatch):

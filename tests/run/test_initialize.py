@@ -21,6 +21,7 @@ from effdet_jax.run.initialize import (
     keep_class_rows,
     load_state,
 )
+from effdet_jax.spec import model_spec
 from effdet_jax.training.optimizer import create_optimizer
 from effdet_jax.training.state import state_of
 from tests.tiny import random_variables, tiny_spec
@@ -133,3 +134,20 @@ def test_weights_of_another_class_list_are_taken_but_for_the_class_head(tmp_path
     np.testing.assert_array_equal(head(state.ema), head(fresh))
     np.testing.assert_array_equal(stem(state.ema), stem(given))
     np.testing.assert_array_equal(stem({"params": state.params}), stem(given))
+
+
+def test_rows_of_a_classifiers_classes_are_kept_by_name(capsys):
+    def named(*names):
+        spec = model_spec("efficientnet-b0", num_classes=len(names))
+        return Detector(spec, ClassNames.from_names(names))
+
+    def variables(columns):
+        kernel, bias = np.array(columns, np.float32)[None], np.array(columns, np.float32)
+        return {"params": {"classifier": {"predict": {"kernel": kernel, "bias": bias}}}}
+
+    given, fresh = variables([1, 2]), variables([7, 8, 9])
+    kept = keep_class_rows(
+        fresh, given, named("cow", "Dog", "cat"), ClassNames.from_names(("cat", "dog"))
+    )
+    assert kept["params"]["classifier"]["predict"]["kernel"].tolist() == [[7, 2, 1]]
+    assert "class rows kept: Dog, cat; new: cow" in capsys.readouterr().out

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from effdet_jax.detection.postprocess import Detections
+from effdet_jax.detection.segment import Masks
 from effdet_jax.run.metrics import MetricWriter
 from effdet_jax.run.pictures import Pictures
 from effdet_jax.run.workdir import Workdir
@@ -63,3 +64,20 @@ def test_the_batch_is_drawn_without_padding(pictures):
     picture = np.asarray(Image.open(folder / "train_batch.jpg")).astype(int)
     assert picture.shape == (256, 512, 3)  # Four times as large.
     assert picture[:, :256].max() > 150 and picture[:, 264:].max() < 30
+
+
+def test_masks_are_drawn_on_batches_and_on_images(pictures):
+    pictures, _, folder = pictures
+    mask = np.zeros((1, 64, 64), np.uint8)
+    mask[:, 32:] = 1
+    batch = {
+        "image": np.zeros((1, 64, 64, 3), np.uint8),
+        "boxes": np.zeros((1, 2, 4), np.float32),
+        "labels": np.full((1, 2), -1, np.int32),
+        "masks": mask,
+    }
+    pictures.write_batch(0, batch)
+    pictures.write_detections(1, {0: Masks(mask[0])})
+    for name in ("train_batch.jpg", "val_detections.jpg"):
+        with Image.open(next(folder.rglob(name))) as picture:
+            assert np.asarray(picture).max() > 60, f"{name} shows no mask"

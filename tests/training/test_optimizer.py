@@ -134,3 +134,31 @@ def test_adamw_decays_apart_from_the_gradient():
         updates, _ = optimizer.update({"kernel": jnp.array([5.0])}, state, params)
     # Adam's first step is the sign of the gradient.
     np.testing.assert_allclose(updates["kernel"], 1.0 + 0.1 * 2.0, rtol=1e-4)
+
+
+def test_exponential_steps_down_once_in_so_many_steps():
+    schedule = learning_rate_schedule(
+        "exponential",
+        peak=1.0,
+        warmup_init=0.0,
+        warmup_steps=4,
+        total_steps=100,
+        decay_steps=2.5,
+        decay_rate=0.5,
+    )
+    found = [float(schedule(step)) for step in (0, 2, 4, 5, 7, 8)]
+    np.testing.assert_allclose(found, [0.0, 0.5, 0.5, 0.25, 0.25, 0.125], rtol=1e-6)
+
+
+def test_rmsprop_is_tensorflow_1s_by_hand():
+    params = {"kernel": jnp.array([2.0]), "bias": jnp.array([1.0])}
+    optimizer = create(params, name="rmsprop", weight_decay=0.5, clip_norm=0.0)
+    state, grads = optimizer.init(params), {"kernel": jnp.array([3.0]), "bias": jnp.array([3.0])}
+    squares, momentum = {"kernel": 1.0, "bias": 1.0}, {"kernel": 0.0, "bias": 0.0}
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params)
+        for name, gradient in (("kernel", 3.0 + 0.5 * 2.0), ("bias", 3.0)):
+            squares[name] = 0.9 * squares[name] + 0.1 * gradient**2
+            step = gradient / (squares[name] + 1e-3) ** 0.5
+            momentum[name] = 0.9 * momentum[name] + step
+            np.testing.assert_allclose(updates[name], [momentum[name]], rtol=1e-5)
