@@ -1,6 +1,7 @@
 from effdet_jax.classes import COCO
 from effdet_jax.config import OPEN
 from effdet_jax.experiment import Experiment
+from tests.data.test_mask_folder import pets
 from tests.doubles import make_folder
 from tests.tiny import changed_config
 
@@ -41,3 +42,20 @@ def test_a_run_that_goes_on_needs_its_initial_weights_no_more(tmp_path):
 def test_what_needs_no_data_opens_none():
     experiment = Experiment.from_config(changed_config(**ALL_OPEN), class_names=COCO)
     assert experiment.spec.anchor_scale == 4.0  # The model's own.
+
+
+def test_a_folder_of_masks_needs_no_boxes_and_is_opened_for_what_the_objective_needs(tmp_path):
+    pets(tmp_path)
+    config = changed_config(
+        **ALL_OPEN,
+        **{"data.dir": str(tmp_path), "data.val_fraction": 0.0, "model.objective": "segment"},
+    )
+    experiment = Experiment.from_config(config)
+    assert experiment.train_source[0].mask is not None
+    assert experiment.class_names.names == ("class 1", "class 2", "class 3")
+    assert (
+        experiment.criterion == "mIoU" and experiment.data_fit.fit_anchors(experiment.spec) is None
+    )
+    assert not [line for line in experiment.banner_lines() if "at most 0" in line]
+    batch = next(experiment.train_batches())
+    assert batch["masks"].shape == batch["image"].shape[:3]
