@@ -6,6 +6,7 @@ from effdet_jax.experiment import Experiment
 from effdet_jax.experiment_data import create_spec
 from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.model.merge import MERGES
+from tests.data.test_mask_folder import pets
 from tests.doubles import make_folder
 from tests.tiny import changed_config, tiny_config
 
@@ -78,3 +79,20 @@ def test_the_coarsest_level_is_a_knob():
 def test_a_pyramid_that_there_is_not_is_refused_by_name(knobs, message):
     with pytest.raises(ConfigError, match=message):
         create_spec(tiny_config(**knobs).model, 2)
+
+
+def test_a_folder_of_masks_needs_no_boxes_and_is_opened_for_what_the_objective_needs(tmp_path):
+    pets(tmp_path)
+    config = changed_config(
+        **ALL_OPEN,
+        **{"data.dir": str(tmp_path), "data.val_fraction": 0.0, "model.objective": "segment"},
+    )
+    experiment = Experiment.from_config(config)
+    assert experiment.train_source[0].mask is not None
+    assert experiment.class_names.names == ("class 1", "class 2", "class 3")
+    assert (
+        experiment.criterion == "mIoU" and experiment.data_fit.fit_anchors(experiment.spec) is None
+    )
+    assert not [line for line in experiment.banner_lines() if "at most 0" in line]
+    batch = next(experiment.train_batches())
+    assert batch["masks"].shape == batch["image"].shape[:3]

@@ -108,6 +108,8 @@ class DataFit:
         if not statistics.complete:
             return [f"{slots} slots per image: their numbers are known only as they are read"]
         names, counts = statistics.class_names, statistics.boxes_per_class
+        if not counts.any():
+            return []
         most, per_image = np.argsort(-counts, kind="stable"), statistics.boxes_per_image
         shown = [f"{names.names[index]} {counts[index]}" for index in most if counts[index]]
         lines = [f"{_some(shown)}; at most {per_image.max()} in an image: {slots} slots"]

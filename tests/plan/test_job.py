@@ -45,3 +45,10 @@ def test_the_step_takes_the_shapes_it_is_given_with(built):
 def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ConfigError):
         build(tiny_config(batch_size=9), jax.devices())
+
+
+def test_masks_are_in_a_batch_where_they_are_learned():
+    config = tiny_config(batch_size=16, **{"model.objective": "segment"})
+    _step, (_state, batch), job = build(config, jax.devices())
+    assert batch["masks"].shape == (16, 64, 64) and batch["masks"].dtype == "uint8"
+    assert job.image_bytes >= 64 * 64 * 4
