@@ -136,6 +136,11 @@ def test_formats_without_pictures(photos, kind, expected):
     assert [name for name in files("found") if name not in own] == expected
 
 
+def test_a_classifier_shows_all_that_it_predicts():
+    shown, why = predict.choose_threshold(None, Detector(tiny_spec(), NAMES, score_threshold=0.0))
+    assert shown == 0.0 and why.startswith("all that is predicted is shown")
+
+
 def test_the_threshold_is_the_one_of_the_checkpoint_unless_asked(photos, monkeypatch, capsys):
     knowing = Detector(tiny_spec(), NAMES, score_threshold=0.95)
     monkeypatch.setattr(predict, "load", lambda *_, **__: (knowing, {}))
