@@ -153,6 +153,8 @@ def choose_threshold(given: float | None, model: Detector, tta: str = "") -> tup
     """The score threshold and where it is from."""
     if given is not None:
         return given, "as asked"
+    if model.score_threshold == 0:
+        return 0.0, "all that is predicted is shown; --score_threshold=… leaves the unlikely out"
     if model.score_threshold is not None:
         views = f" without other views; evaluate --tta={tta} tells theirs" if tta else ""
         return (

@@ -19,6 +19,8 @@ from effdet_jax.training.optimizer import create_optimizer
 from tests.conftest import ROOT
 from tests.tiny import tiny_spec
 
+pytestmark = pytest.mark.slow  # The step alone takes most of a minute to compile.
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
@@ -61,7 +63,6 @@ def test_evaluate_prints_and_writes_top1_and_top5(workdir, tmp_path, capsys):
     assert (tmp_path / "out" / "classes.csv").read_text().startswith("name,num_images,top1,top5,")
 
 
-@pytest.mark.slow
 def test_a_predictor_names_the_five_most_probable_classes(workdir):
     result = ed.Predictor(*ed.load(workdir))(np.zeros((30, 40, 3), np.uint8))
     assert len(set(result.names)) == 5 and set(result.names) < set(NAMES)

@@ -147,6 +147,11 @@ def test_other_views_are_said_and_have_other_scores(photos, monkeypatch, capsys)
     assert "best there in validation without other views; evaluate --tta=flip tells" in said
 
 
+def test_a_classifier_shows_all_that_it_predicts():
+    shown, why = predict.choose_threshold(None, Detector(tiny_spec(), NAMES, score_threshold=0.0))
+    assert shown == 0.0 and why.startswith("all that is predicted is shown")
+
+
 def test_the_threshold_is_the_one_of_the_checkpoint_unless_asked(photos, monkeypatch, capsys):
     knowing = Detector(tiny_spec(), NAMES, score_threshold=0.95)
     monkeypatch.setattr(predict, "load", lambda *_, **__: (knowing, {}))

@@ -16,6 +16,11 @@ from effdet_jax.spec import ModelSpec
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY = "effdet_jax"
+# What a card says: the hub's word for the task, the family of networks, its paper.
+_FAMILIES = {
+    "detector": ("object-detection", "EfficientDet", "1911.09070"),
+    "classifier": ("image-classification", "EfficientNet", "1905.11946"),
+}
 
 
 def is_folder(path: str | os.PathLike) -> bool:
@@ -117,9 +122,11 @@ def _card(
 ) -> str:
     parameters = sum(array.size for name, array in flat.items() if name.startswith("params/"))
     height, width = spec.image_size
-    task, family, paper = "object-detection", "EfficientDet", "1911.09070"
-    if not spec.pyramid_cells:
-        task, family, paper = "image-classification", "EfficientNet", "1905.11946"
+    measured = [
+        f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()
+    ]
+    results = "\n".join(["| metric | value |", "|---|---|", *measured])
+    task, family, paper = _FAMILIES["detector" if spec.pyramid_cells else "classifier"]
     return f"""---
 library_name: {_LIBRARY}
 pipeline_tag: {task}

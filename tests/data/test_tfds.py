@@ -119,7 +119,10 @@ def test_sets_to_classify_have_a_box_around_each_image(tmp_path):
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            yield 0, {"image": np.zeros((32, 48, 3), np.uint8), "label": "blue"}
+            buffer = io.BytesIO()
+            Image.new("RGB", (48, 32)).save(buffer, "PNG")
+            buffer.seek(0)
+            yield 0, {"image": buffer, "label": "blue"}
 
     Colours(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     source = TfdsSource(str(tmp_path / "colours" / "1.0.0"), "train")
