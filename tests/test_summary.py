@@ -42,7 +42,7 @@ def test_the_table_shows_the_same(d0, capsys):
 @pytest.mark.parametrize(
     ("spec", "described"),
     [
-        (tiny_spec(), " of 64 channels (fast fusion)"),
+        (tiny_spec("efficientdet-d0"), " of 64 channels (fast fusion)"),
         (model_spec("efficientdet-d6"), "8 × bifpn of 384 channels (sum fusion)"),
         # Its nodes name their own merges: the spec's fusion is nowhere in it.
         (model_spec("nasfpn-r50"), "7 × nasfpn of 256 channels, heads"),

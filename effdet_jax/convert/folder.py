@@ -122,10 +122,6 @@ def _card(
 ) -> str:
     parameters = sum(array.size for name, array in flat.items() if name.startswith("params/"))
     height, width = spec.image_size
-    measured = [
-        f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in metrics.items()
-    ]
-    results = "\n".join(["| metric | value |", "|---|---|", *measured])
     task, family, paper = _FAMILIES["detector" if spec.pyramid_cells else "classifier"]
     return f"""---
 library_name: {_LIBRARY}
