@@ -17,9 +17,12 @@ from effdet_jax.spec import ModelSpec
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY = "effdet_jax"
 # What a card says: the hub's word for the task, the family of networks, its paper.
+_DETECTOR = ("object-detection", "EfficientDet", "1911.09070")
 _FAMILIES = {
-    "detector": ("object-detection", "EfficientDet", "1911.09070"),
-    "classifier": ("image-classification", "EfficientNet", "1905.11946"),
+    "classification": ("image-classification", "EfficientNet", "1905.11946"),
+    "segment": ("image-segmentation", "EfficientDet", "1911.09070"),
+    "retinanet": ("object-detection", "RetinaNet", "1708.02002"),
+    "torchvision": ("object-detection", "RetinaNet", "1708.02002"),
 }
 
 
@@ -122,7 +125,7 @@ def _card(
 ) -> str:
     parameters = sum(array.size for name, array in flat.items() if name.startswith("params/"))
     height, width = spec.image_size
-    task, family, paper = _FAMILIES["detector" if spec.pyramid_cells else "classifier"]
+    task, family, paper = _FAMILIES.get(spec.objective, _DETECTOR)
     return f"""---
 library_name: {_LIBRARY}
 pipeline_tag: {task}

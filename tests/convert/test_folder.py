@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -38,7 +39,21 @@ def test_written_and_read_is_the_same(tmp_path, variables):
 
 def test_a_card_without_results_says_so(tmp_path, variables):
     write_folder(tmp_path, SPEC, LABELS, variables, origin="Made.")
-    assert "None measured with these weights" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "None measured with these weights" in card and "EfficientDet ([arXiv:1911.09070]" in card
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("segment", "pipeline_tag: image-segmentation"),
+        ("retinanet", "RetinaNet ([arXiv:1708.02002]"),
+    ],
+)
+def test_a_card_names_task_and_family(tmp_path, variables, objective, said):
+    spec = dataclasses.replace(SPEC, objective=objective)
+    write_folder(tmp_path, spec, LABELS, variables, origin="Made.")
+    assert said in (tmp_path / "README.md").read_text()
 
 
 def test_broken_folders_are_refused(tmp_path, variables):
