@@ -25,7 +25,7 @@ def test_a_plain_flax_backbone_is_counted(monkeypatch):
 
 def test_squeeze_and_excitation_counts_as_products():
     with_se, without = (
-        count_products(Detector(tiny_spec(backbone=name)))[0]["backbone"]
+        count_products(Detector(tiny_spec(backbone=name))).multiply_adds["backbone"]
         for name in ("efficientnet-b0", "efficientnet-lite0")
     )
     # B0 and Lite0 differ in attention alone: expanded channels × squeezed, there and back.
