@@ -15,7 +15,7 @@ from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.evaluation.coco import METRICS, run_coco
+from effdet_jax.evaluation.coco import METRICS
 
 THRESHOLDS = np.arange(1, 100) / 100  # Score thresholds that are tried.
 MOST_LINES = 20  # Classes that are printed.
@@ -133,19 +133,12 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
-def analyse(
-    dataset: dict[str, Any], results: Sequence[dict[str, Any]], class_names: ClassNames
-) -> Analysis:
-    """The analysis of result rows against a COCO-JSON dict with the categories of `class_names`.
+def analyse(run: COCOeval, class_names: ClassNames) -> Analysis:
+    """The analysis of a run of pycocotools, from `coco.run_coco`.
 
-    Raises:
-      ValueError: results of images that aren't in the data set.
+    Args:
+      class_names: those whose ids the run's categories are.
     """
-    return analyse_run(run_coco(dataset, results), class_names)
-
-
-def analyse_run(run: COCOeval, class_names: ClassNames) -> Analysis:
-    """The analysis of a run of pycocotools that is there already, from `coco.run_coco`."""
     boxes, found = _true_boxes(run, class_names), _detections(run, class_names)
     f1 = f1_curve(found.score, found.correct, len(boxes.label))
     threshold, best_f1 = _best(f1)
@@ -179,21 +172,22 @@ def _index_of_image(run: COCOeval) -> dict[int, int]:
 def _true_boxes(run: COCOeval, class_names: ClassNames) -> _Rows:
     """Ground truth without crowds."""
     index_of = _index_of_image(run)
+    label_of = class_names.index_of_id()
     rows = [row for row in run.cocoGt.dataset["annotations"] if not row["iscrowd"]]
     return _Rows(
         np.array([index_of[row["image_id"]] for row in rows], int),
-        np.array([class_names.ids.index(row["category_id"]) for row in rows], int),
+        np.array([label_of[row["category_id"]] for row in rows], int),
     )
 
 
 def _detections(run: COCOeval, class_names: ClassNames) -> _Rows:
     """Detections as pycocotools matched them at IoU 0.5; those in crowds are left out."""
     index_of, num_images = _index_of_image(run), len(run.params.imgIds)
-    all_sizes = len(run.params.areaRng)
+    all_sizes, label_of = len(run.params.areaRng), class_names.index_of_id()
     images, labels, scores, correct = [], [], [], []
     for number, category in enumerate(run.params.catIds):
         start = number * all_sizes * num_images  # [class, area range, image]
-        label = class_names.ids.index(category)
+        label = label_of[category]
         for one in run.evalImgs[start : start + num_images]:
             if one is None or not one["dtScores"]:
                 continue
@@ -283,7 +277,7 @@ def _confusion(run: COCOeval, class_names: ClassNames, threshold: float) -> np.n
     Of boxes that it overlaps alike it takes one of its own class. Crowds can't be taken; a detection
     that takes nothing and lies in a crowd by half its area or more isn't counted.
     """
-    label_of = {category: label for label, category in enumerate(class_names.ids)}
+    label_of = class_names.index_of_id()
     truth, found = collections.defaultdict(list), collections.defaultdict(list)
     for row in run.cocoGt.dataset["annotations"]:
         truth[row["image_id"]].append(row)

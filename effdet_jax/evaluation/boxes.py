@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from effdet_jax.data.example import Source, coco_dataset
 from effdet_jax.detection.postprocess import Detections
-from effdet_jax.evaluation.analysis import analyse_run
+from effdet_jax.evaluation.analysis import analyse
 from effdet_jax.evaluation.coco import CocoMetrics, coco_metrics, run_coco
 from effdet_jax.evaluation.evaluation import Evaluation
 from effdet_jax.inference.result import coco_results
@@ -94,7 +94,7 @@ class BoxScorer:
 
     def evaluation(self, results: list[dict[str, Any]], **others: Any) -> BoxEvaluation:
         run = run_coco(self._dataset, results)
-        analysis = analyse_run(run, self._class_names)
+        analysis = analyse(run, self._class_names)
         return BoxEvaluation(
             metrics=coco_metrics(run), analysis=analysis, results=results, **others
         )

@@ -118,7 +118,7 @@ class ClassScorer:
         self, results: list[dict[str, Any]], *, first: Mapping[int, Detections], **others: Any
     ) -> ClassEvaluation:
         names = self._class_names
-        index_of_id = {id_: index for index, id_ in enumerate(names.ids)}
+        index_of_id = names.index_of_id()
         found = {
             row["image_id"]: [index_of_id[id_] for id_ in row["category_ids"]] for row in results
         }

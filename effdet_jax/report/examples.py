@@ -1,5 +1,6 @@
 """Ground truth beside detections: which images to show, and how."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -68,7 +69,6 @@ def choose(images: Sequence[ImageAnalysis], each: int) -> dict[str, list[int]]:
 
 def pairs(
     source: Source,
-    truths: Sequence[GroundTruth],
     results: Sequence[Mapping[str, Any]],
     analysis: Analysis,
     each: int = 4,
@@ -76,21 +76,20 @@ def pairs(
     """The chosen images; those that can't be read are left out.
 
     Args:
-      truths: of all images of `source`.
       results: COCO result rows.
       analysis: of them.
       each: how many of each kind.
     """
     chosen = choose(analysis.images, each)
     kinds = {index: kind for kind, indices in chosen.items() for index in indices}
-    rows = {truths[index].image_id: [] for index in kinds}
+    rows = collections.defaultdict(list)
     for result in results:
-        if result["image_id"] in rows and result["score"] >= analysis.threshold:
+        if result["score"] >= analysis.threshold:
             rows[result["image_id"]].append(result)
     for index, kind in kinds.items():
         example = source[index]
         if not example.error:
-            found = sorted(rows[truths[index].image_id], key=lambda one: -one["score"])
+            found = sorted(rows[example.truth.image_id], key=lambda one: -one["score"])
             yield _pair(
                 kind,
                 source.describe(index),
@@ -112,8 +111,8 @@ def _pair(
     small, factor = thumbnail(image, _SIDE, enlarge=True)
     real = ~truth.crowd
     boxes, labels = truth.boxes[real], truth.labels[real]
-    index_of = {id_: label for label, id_ in enumerate(class_names.ids)}
-    found_labels = np.array([index_of[one["category_id"]] for one in results], int)
+    index_of_id = class_names.index_of_id()
+    found_labels = np.array([index_of_id[one["category_id"]] for one in results], int)
     sides = np.array([one["bbox"] for one in results], np.float64).reshape(-1, 4)
     found_boxes = np.stack(
         [sides[:, 1], sides[:, 0], sides[:, 1] + sides[:, 3], sides[:, 0] + sides[:, 2]], axis=-1

@@ -78,8 +78,7 @@ class RunPage:
             return {}
         shown: list[Pair] = []
         try:
-            truths = list(self._source.ground_truth())
-            shown += pairs(self._source, truths, result.results, result.analysis)
+            shown += pairs(self._source, result.results, result.analysis)
             self._write(step, result, shown)
         except Exception as error:  # noqa: BLE001 (whatever it is, training goes on)
             where = traceback.extract_tb(error.__traceback__)[-1]

@@ -5,6 +5,7 @@ import pytest
 
 from effdet_jax.classes import ClassNames
 from effdet_jax.evaluation.analysis import THRESHOLDS, analyse, f1_curve
+from effdet_jax.evaluation.coco import run_coco
 from tests.conftest import shared
 
 NAMES = ClassNames(("dog", "cat"), (9, 5))  # Not in the order of their ids.
@@ -46,7 +47,7 @@ def analysis():
         found("e", CAT, 0.6),
         found("c", CAT, 0.2),
     ]
-    return analyse(truth, results, NAMES)
+    return analyse(run_coco(truth, results), NAMES)
 
 
 def test_f1_by_hand(analysis):
@@ -90,7 +91,7 @@ def test_sizes_by_hand(analysis):
 
 
 def confusion(truth, results):
-    return analyse(dataset(truth, images=("a",)), results, NAMES).confusion.tolist()
+    return analyse(run_coco(dataset(truth, images=("a",)), results), NAMES).confusion.tolist()
 
 
 def test_what_lies_in_a_crowd_is_no_mistake_and_a_crowd_is_nothing_to_find():
@@ -120,7 +121,7 @@ def test_half_of_the_union_is_enough():
 
 @pytest.mark.parametrize("results", [[], [found("a", CAT, 0.4)]])
 def test_nothing_to_find(results):
-    analysis = analyse(dataset([]), results, NAMES)
+    analysis = analyse(run_coco(dataset([]), results), NAMES)
     assert analysis.best_f1 == 0.0 and not analysis.f1.any()
     assert [one.ap for one in analysis.classes] == [-1.0, -1.0]
     assert analysis.classes[0].precision.max() == -1.0
@@ -142,7 +143,7 @@ def test_parts_agree_on_real_boxes():
         tuple(row["name"] for row in truth["categories"]),
         tuple(row["id"] for row in truth["categories"]),
     )
-    analysis = analyse(truth, results, names)
+    analysis = analyse(run_coco(truth, results), names)
     boxes = sum(not row["iscrowd"] for row in truth["annotations"])
     assert analysis.confusion[:-1].sum() == sum(one.num_boxes for one in analysis.classes) == boxes
     right = sum(image.true_positives for image in analysis.images)

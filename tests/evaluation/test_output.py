@@ -7,7 +7,7 @@ import pytest
 from effdet_jax.classes import ClassNames
 from effdet_jax.evaluation.analysis import analyse
 from effdet_jax.evaluation.boxes import BoxEvaluation
-from effdet_jax.evaluation.coco import evaluate_coco
+from effdet_jax.evaluation.coco import evaluate_coco, run_coco
 from effdet_jax.evaluation.output import check_output, write_output
 from effdet_jax.files import DestinationError
 
@@ -31,7 +31,7 @@ ROWS = [{"image_id": "ä.jpg", "category_id": 5, "bbox": [10.0, 10.0, 40.0, 40.0
 @pytest.fixture
 def result():
     names = ClassNames(("cat, small", "dog"), (5, 9))
-    metrics, analysis = evaluate_coco(DATASET, ROWS), analyse(DATASET, ROWS, names)
+    metrics, analysis = evaluate_coco(DATASET, ROWS), analyse(run_coco(DATASET, ROWS), names)
     loss = {"loss/total": 0.5, "loss/box": math.nan}
     return BoxEvaluation(
         metrics=metrics, results=ROWS, unreadable=["image 3"], analysis=analysis, loss=loss

@@ -45,7 +45,7 @@ def test_pairs_say_what_was_found_and_draw_it_in_its_colour():
         result("3.png", (0.0, 0.0, 4.0, 4.0)),
         result("3.png", TRUTH, score=0.4),  # Below the threshold.
     ]
-    shown = list(pairs(source, list(source.ground_truth()), results, make_analysis(), each=1))
+    shown = list(pairs(source, results, make_analysis(), each=1))
     # The random one would be the one that can't be read.
     assert [(pair.kind, pair.name) for pair in shown] == [("best", "image 0"), ("worst", "image 3")]
     best, worst = shown

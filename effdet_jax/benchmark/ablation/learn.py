@@ -115,10 +115,11 @@ def run(config: ConfigDict, folder: str) -> float | None:
     Raises:
       LearnError: the folder has a run of another configuration.
     """
+    wanted = configs.flatten(configs.plain(config))
     differing = [
-        f"{knob} is {before} and would be {now}"
+        f"{knob} is {before} and would be {wanted.get(knob)}"
         for knob, before in configs.flatten(earlier_config(folder)).items()
-        if before != (now := configs.flatten(configs.plain(config)).get(knob))
+        if before != wanted.get(knob)
     ]
     if differing:
         raise LearnError(
