@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from effdet_jax.errors import UserError
 
@@ -35,6 +35,23 @@ def put_in_place(path: str, *, overwrite: bool) -> Iterator[str]:
         _replace(os.path.join(aside, name), path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def text_in_place(path: str, *, newline: str | None = None) -> Iterator[TextIO]:
+    """A file for UTF-8 text that is at `path` at the end, instead of one that was there.
+
+    Args:
+      newline: of `open`.
+
+    Raises:
+      DestinationError: its folder can't be written.
+    """
+    with (
+        put_in_place(path, overwrite=True) as aside,
+        open(aside, "w", encoding="utf-8", newline=newline) as file,
+    ):
+        yield file
 
 
 def _replace(new: str, old: str):

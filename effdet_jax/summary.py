@@ -17,7 +17,7 @@ from effdet_jax.classes import COCO, ClassNames
 from effdet_jax.cli import define_config_flag, run
 from effdet_jax.config import ConfigError
 from effdet_jax.experiment import Experiment
-from effdet_jax.files import put_in_place
+from effdet_jax.files import text_in_place
 from effdet_jax.model.counts import summarize
 from effdet_jax.model.graphs import PYRAMIDS
 from effdet_jax.report import charts
@@ -66,10 +66,7 @@ def _print_table(name: str, as_json: bool, output: str) -> int:
         _check_output(output)
     rows = paper.TABLES[name]()
     if output:
-        with (
-            put_in_place(output, overwrite=True) as path,
-            open(path, "w", encoding="utf-8") as file,
-        ):
+        with text_in_place(output) as file:
             file.write(_draw(rows))
         print(f"drawn in {output}")
     else:

@@ -1,6 +1,6 @@
 import pytest
 
-from effdet_jax.files import DestinationError, put_in_place
+from effdet_jax.files import DestinationError, put_in_place, text_in_place
 
 
 def test_nothing_partial_is_left(tmp_path):
@@ -27,3 +27,15 @@ def test_nothing_partial_is_left(tmp_path):
         put_in_place(str(tmp_path / "file" / "w"), overwrite=False),
     ):
         pass
+
+
+def test_text_stands_in_the_place_of_an_earlier_one_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "new" / "t.txt"
+    for text in ("erst", "größer\r\n"):
+        with text_in_place(str(target), newline="") as file:
+            file.write(text)
+    with pytest.raises(RuntimeError), text_in_place(str(target)) as file:
+        file.write("half")
+        raise RuntimeError
+    assert target.read_bytes() == "größer\r\n".encode()
+    assert list((tmp_path / "new").iterdir()) == [target]

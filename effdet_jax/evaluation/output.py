@@ -6,7 +6,7 @@ import os
 
 from effdet_jax.evaluation.coco import write_results
 from effdet_jax.evaluation.evaluation import Evaluation
-from effdet_jax.files import DestinationError, put_in_place
+from effdet_jax.files import DestinationError, text_in_place
 
 METRICS, CLASSES = "metrics.json", "classes.csv"
 
@@ -38,14 +38,11 @@ def write_output(output: str, result: Evaluation):
         return
     write_results(os.path.join(output, result.results_file), result.results)
     path = os.path.join(output, METRICS)
-    with put_in_place(path, overwrite=True) as new, open(new, "w", encoding="utf-8") as file:
+    with text_in_place(path) as file:
         json.dump(result.to_dict(), file, ensure_ascii=False)
     print(f"wrote {path}")
     path = os.path.join(output, CLASSES)
-    with (
-        put_in_place(path, overwrite=True) as new,
-        open(new, "w", encoding="utf-8", newline="") as file,
-    ):
+    with text_in_place(path, newline="") as file:
         table = csv.writer(file)
         columns, rows = result.table()
         table.writerows([columns, *rows])

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from effdet_jax.classes import ClassNames
-from effdet_jax.files import DestinationError, put_in_place
+from effdet_jax.files import DestinationError, text_in_place
 from effdet_jax.inference.render import save_mask
 from effdet_jax.inference.result import Result
 
@@ -104,11 +104,7 @@ class CocoFile:
 
     def close(self) -> str:
         path = self._folder.claim(*self.files)
-        with (
-            writing(path),
-            put_in_place(path, overwrite=True) as aside,
-            open(aside, "w", encoding="utf-8") as file,
-        ):
+        with writing(path), text_in_place(path) as file:
             json.dump(self._rows, file)
         return path
 

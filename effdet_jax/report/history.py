@@ -1,10 +1,9 @@
 """What a run has written of itself: the rows of `metrics.jsonl`."""
 
-import json
-import os
 from typing import Any
 
 from effdet_jax.report.charts import Line
+from effdet_jax.run.workdir import read_metrics
 
 LOSS, SPEED, WAIT = "loss/total", "perf/images_per_second", "data/wait_fraction"
 VAL_LOSS, AP, AP50, AR = "eval/loss/total", "eval/AP", "eval/AP50", "eval/AR100"
@@ -18,10 +17,7 @@ class History:
     """
 
     def __init__(self, path: str):
-        self.rows: list[dict[str, Any]] = []
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                self.rows = [json.loads(line) for line in file if line.endswith("\n")]
+        self.rows = read_metrics(path)
 
     def line(self, name: str) -> Line:
         """(steps, values) of a metric, without those that were no finite numbers."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effdet_jax.files import put_in_place
+from effdet_jax.files import text_in_place
 from effdet_jax.report.charts import INSTALL, available, library
 
 # Scripts may be evaluated: Vega compiles the expressions of a chart.
@@ -49,7 +49,7 @@ def write_page(path: str, title: str, head: str, sections: Mapping[str, str]):
         f"<header><h1>{escape(title)}</h1>{head}</header><nav><div>{links}</div></nav>"
         f"<main>{body}</main>{scripts}</body></html>"
     )
-    with put_in_place(path, overwrite=True) as aside, open(aside, "w", encoding="utf-8") as file:
+    with text_in_place(path) as file:
         file.write(page)
 
 

@@ -1,7 +1,5 @@
 """Which evaluation is the best so far, and whether better ones have stopped coming."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,6 +8,7 @@ from jax.experimental import multihost_utils
 
 from effdet_jax.checkpoint import Checkpoints
 from effdet_jax.config import ConfigError
+from effdet_jax.run.workdir import read_metrics
 
 # The criterion's name → the metric of an evaluation.
 CRITERIA = {"AP": "eval/AP", "AP50": "eval/AP50", "AR": "eval/AR100"}
@@ -110,9 +109,8 @@ def evaluations_after(path: str, best_step: int, last_step: int, criterion: str 
     Of several processes the first one reads, and the others hear of it.
     """
     count, key = 0, CRITERIA[criterion]
-    if jax.process_index() == 0 and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.endswith("\n")]
+    if jax.process_index() == 0:
+        rows = read_metrics(path)
         count = sum(key in row and best_step < row["step"] <= last_step for row in rows)
     if jax.process_count() == 1:
         return count

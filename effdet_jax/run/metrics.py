@@ -11,7 +11,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from effdet_jax.evaluation.analysis import Analysis
-from effdet_jax.files import put_in_place
+from effdet_jax.files import text_in_place
 from effdet_jax.run.wandb_log import WandbLog
 from effdet_jax.run.workdir import Workdir
 
@@ -113,5 +113,5 @@ def _drop_rows_after(path: str, step: int):
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.endswith("\n")]  # A killed run may cut the last.
     earlier = [line for line in lines if json.loads(line)["step"] <= step]
-    with put_in_place(path, overwrite=True) as new, open(new, "w", encoding="utf-8") as file:
+    with text_in_place(path) as file:
         file.writelines(earlier)

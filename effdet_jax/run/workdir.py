@@ -27,7 +27,7 @@ from PIL import Image
 
 from effdet_jax.checkpoint import BEST, LAST
 from effdet_jax.errors import UserError
-from effdet_jax.files import put_in_place
+from effdet_jax.files import text_in_place
 
 try:
     import fcntl
@@ -48,6 +48,14 @@ def earlier_config(workdir: str | os.PathLike) -> dict[str, Any]:
         return {}
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def read_metrics(path: str) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; none without it. A row that a kill cut off is left out."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 class Workdir:
@@ -86,19 +94,13 @@ class Workdir:
     def write_config(self, config: Mapping[str, Any]):
         """Writes the configuration, plain JSON types."""
         if jax.process_index() == 0:
-            with (
-                put_in_place(self.config, overwrite=True) as new,
-                open(new, "w", encoding="utf-8") as file,
-            ):
+            with text_in_place(self.config) as file:
                 json.dump(config, file, indent=2)
 
     def write_data_report(self, reports: Mapping[str, Any]):
         """Writes what was found in the data of each split, plain JSON types."""
         if jax.process_index() == 0:
-            with (
-                put_in_place(self.data_report, overwrite=True) as path,
-                open(path, "w", encoding="utf-8") as file,
-            ):
+            with text_in_place(self.data_report) as file:
                 json.dump(reports, file, indent=1, ensure_ascii=False)
 
     def write_picture(self, name: str, picture: np.ndarray):

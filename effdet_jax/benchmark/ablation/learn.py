@@ -25,7 +25,7 @@ from effdet_jax.benchmark.ablation.page import History, markdown, write_ablation
 from effdet_jax.benchmark.ablation.weights import weight_history
 from effdet_jax.errors import UserError
 from effdet_jax.experiment import Experiment
-from effdet_jax.files import put_in_place
+from effdet_jax.files import text_in_place
 from effdet_jax.model.counts import summarize
 from effdet_jax.report import history
 from effdet_jax.run.workdir import METRICS, earlier_config
@@ -171,10 +171,7 @@ def write(output: str, chosen: Mapping[str, Mapping[str, Any]], values: Values, 
     }
     text = markdown(description, groups, costs, histories)
     for name, content in (("results.json", json.dumps(results, indent=1)), ("results.md", text)):
-        with (
-            put_in_place(os.path.join(output, name), overwrite=True) as aside,
-            open(aside, "w", encoding="utf-8") as file,
-        ):
+        with text_in_place(os.path.join(output, name)) as file:
             file.write(content)
     page = os.path.join(output, "report.html")
     write_ablation_page(page, description, groups, costs, histories)
