@@ -14,8 +14,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from effdet_jax.benchmark.model import create_batches, create_experiment, prepare
-from effdet_jax.cli import define_config_flag
+from effdet_jax.benchmark.model import (
+    create_batches,
+    create_experiment,
+    define_task_flags,
+    prepare,
+)
 from effdet_jax.model.initialize import initial_variables
 from effdet_jax.model.merge import MERGES
 
@@ -27,14 +31,10 @@ WARMUP = 2
 
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
-        "config": define_config_flag(required=True),
+        **define_task_flags(TASKS, ("forward", "train")),
         "fusions": flags.DEFINE_multi_enum(
             "fusion", FUSIONS, sorted(set(MERGES) - {"attention"}), f"to race with {REFERENCE}"
         ),
-        "tasks": flags.DEFINE_multi_enum("task", ["forward", "train"], list(TASKS), "to measure"),
-        "batch_size": flags.DEFINE_integer("batch_size", 1, "images at a time", lower_bound=1),
-        "rounds": flags.DEFINE_integer("rounds", 20, "measured runs of each", lower_bound=2),
-        "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
     }
 
 

@@ -33,11 +33,18 @@ TASKS = ("forward", "detect", "train", "input")
 
 def define_flags() -> dict[str, flags.FlagHolder]:
     return {
+        **define_task_flags(TASKS, TASKS),
+        "warmup": flags.DEFINE_integer("warmup", 2, "runs before that", lower_bound=1),
+    }
+
+
+def define_task_flags(known: Sequence[str], default: Sequence[str]) -> dict[str, flags.FlagHolder]:
+    """What is measured, and how often; `known` tasks, of which `default` if none is named."""
+    return {
         "config": define_config_flag(required=True),
-        "tasks": flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "what to measure"),
+        "tasks": flags.DEFINE_multi_enum("task", list(default), list(known), "what to measure"),
         "batch_size": flags.DEFINE_integer("batch_size", 1, "images at a time", lower_bound=1),
         "rounds": flags.DEFINE_integer("rounds", 20, "measured runs of each", lower_bound=2),
-        "warmup": flags.DEFINE_integer("warmup", 2, "runs before that", lower_bound=1),
         "as_json": flags.DEFINE_bool("json", False, "print one JSON object"),
     }
 
