@@ -2,7 +2,7 @@
 
 import difflib
 import glob
-import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import effdet_jax
 from effdet_jax.compilation import enable_compilation_cache
@@ -230,6 +230,18 @@ def list_configs() -> dict[str, str]:
     inside = os.path.join(package, "configs")
     files = sorted(glob.glob(os.path.join(inside if os.path.isdir(inside) else beside, "*.py")))
     return {os.path.basename(file).removesuffix(".py"): file for file in files}
+
+
+def load_config(name: str, mode: str | None = None) -> ConfigDict:
+    """What a config of the package gives, for another one to change: `load_config("shapes")`.
+
+    Raises:
+      ConfigError: there is none of that name, or it hasn't that mode.
+    """
+    spec = importlib.util.spec_from_file_location(name, find_config(name))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(mode)
 
 
 def _import_modules(names: Sequence[str]):

@@ -92,8 +92,8 @@ def get_config() -> ConfigDict:
     config.model.laterals = ""  # Where backbone levels get the pyramid's width: 'node', 'level'.
     config.model.pooling = ""  # Windows of the pyramid's max-pools: 'overlapping', 'disjoint'.
     config.model.conv = ""  # Of the pyramid and the heads: 'separable', 'dense'.
-    # Heads, targets, loss, decoding: retina, retinanet, torchvision, segment, retina+segment,
-    config.model.objective = ""  # classification.
+    # What is learned: retina, retinanet, torchvision, segment, retina+segment, classification.
+    config.model.objective = ""
     config.model.anchor_scale = -1.0  # Side of the smallest anchor in strides: 4 is 32 px on P3.
     config.model.aspects = ()  # Width / height of the anchors, '(0.5, 1.0, 2.0)'.
     config.model.drop_connect = -1.0  # Rate of the backbone's last block; -1 is the model's own.

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from effdet_jax import cli
-from effdet_jax.cli import find_config, list_configs
+from effdet_jax.cli import find_config, list_configs, load_config
 from effdet_jax.config import ConfigError
 from tests.conftest import ROOT
 
@@ -159,3 +159,12 @@ def test_a_tilde_in_any_argument_is_the_home_folder(tmp_path, monkeypatch):
     status, output = run("effdet_jax.train", *arguments, "--workdir=~/runs/x", cwd=tmp_path)
     assert status == 2 and f"data folder '{tmp_path}/gone' doesn't exist" in output
     assert not (tmp_path / "~").exists()
+
+
+def test_a_config_starts_from_another_by_name():
+    assert load_config("shapes", "smoke").num_steps == 4
+    assert load_config("segment_shapes").model.objective == "segment"
+    with pytest.raises(ConfigError, match="there is no config 'shape'. Did you mean --config=shap"):
+        load_config("shape")
+    with pytest.raises(ConfigError, match="unknown config mode 'smok'"):
+        load_config("shapes", "smok")
