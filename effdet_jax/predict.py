@@ -4,8 +4,8 @@ python -m effdet_jax.predict IMAGES… --checkpoint=runs/shapes --output=found
 
 IMAGES are files, folders with all that is below them, or patterns. `found/detections.jsonl` gets a
 line per image as soon as it is done, `found/detections.json` has COCO result rows with class names
-and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video; `found/masks/NAME.png` the mask, if the model
-makes masks. Only what predict wrote is ever overwritten.
+and file names, `found/NAME.jpg` is the picture, `found/NAME.mp4` the video; `found/masks/NAME.png`
+the mask, if the model makes masks. Only what predict wrote is ever overwritten.
 """
 
 import contextlib

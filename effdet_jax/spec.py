@@ -1,8 +1,9 @@
 """A model's name → `ModelSpec`: EfficientDets by their compound coefficient φ, others from `families`.
 
-EfficientDet: Tan et al., arXiv:1911.09070, section 4.2. One φ scales everything: width, depth and input size. The equations are the paper's; the released
-models differ from them in a few entries, listed in `EXCEPTIONS` with the reason. A φ nobody
-released (`efficientdet-d2.5`) follows the equations alone.
+EfficientDet: Tan et al., arXiv:1911.09070, section 4.2. One φ scales everything: width, depth and
+input size. The equations are the paper's; the released models differ from them in a few entries,
+listed in `EXCEPTIONS` with the reason. A φ nobody released (`efficientdet-d2.5`) follows the
+equations alone.
 """
 
 import dataclasses

@@ -130,9 +130,10 @@ def create_tta_detect(
     """`(variables, batch) → (Detections in pixels of the original images, plain outputs)`.
 
     The batch is that of `inference.predictor.create_inference`; where `tta` has other sizes, its
-    `scaled` is a tuple of such batches of the same images, one for each of `tta.sizes`. Each view goes through the network and
-    its NMS by itself; a view and its mirror image are one batch of twice as many rows. The plain
-    outputs are the network's of the images as they are. One program, not jitted; pure.
+    `scaled` is a tuple of such batches of the same images, one for each of `tta.sizes`. Each view
+    goes through the network and its NMS by itself; a view and its mirror image are one batch of twice
+    as many rows. The plain outputs are the network's of the images as they are. One program, not
+    jitted; pure.
 
     Args:
       model: the detector.

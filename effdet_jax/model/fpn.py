@@ -30,7 +30,8 @@ class FPN(nn.Module):
 
     Attributes:
       width: channels.
-      min_level, max_level: finest and coarsest level; levels above the backbone's last are strided convolutions.
+      min_level, max_level: finest and coarsest level; levels above the backbone's last are strided
+        convolutions.
       norm: whether every output is batch-normalised, as by the implementation that EfficientDet's
         paper compares with (google/automl's). What goes on to P6 and P7 is not.
       extra_from: 'output', P6 is computed from P5 (google/automl, torchvision), or 'backbone', from

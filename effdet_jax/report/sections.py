@@ -195,8 +195,8 @@ def images(pairs: Sequence[Pair], threshold: float) -> str:
         if (shown := [pair for pair in pairs if pair.kind == kind])
     ]
     return (
-        f'<p class="quiet">Beside each other, or below on a narrow screen: the ground truth, and the detections from score {threshold:.2f} '
-        f'on.</p><ul class="key">{key}</ul>{"".join(blocks)}'
+        '<p class="quiet">Beside each other, or below on a narrow screen: the ground truth, and the '
+        f'detections from score {threshold:.2f} on.</p><ul class="key">{key}</ul>{"".join(blocks)}'
     )
 
 
